@@ -46,7 +46,7 @@ class UnsupportedError(EdgeError):
 
 class MissingDependencyError(EdgeError):
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs {package}, which is not installed: run `pip install 'edge-toolkit[{extra}]'`.")
+        super().__init__(f"{purpose} needs {package}, which is not installed: run `pip install 'edge[{extra}]'`.")
         self.package = package
         self.extra = extra
 

@@ -1,0 +1,1 @@
+"""Devices: target profiles, transports and the profiling harness."""

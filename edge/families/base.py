@@ -1,0 +1,137 @@
+"""What a model family is, and how one is found.
+
+A family is one module (or one package) in this folder that defines ``FAMILY``, an instance of ``ModelFamily``; its name
+is the module's with dashes. ``find`` resolves what a user types: a family, a family and a variant (``fmvit-t``), or
+``package.module:factory``. Family modules import torch only where they build a module, since a device that runs bundles
+has none.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+import edge.families
+from edge.errors import UsageError
+from edge.spec import DEFAULT_TOLERANCE, DynamicDim, Scheme, TensorSpec, Tolerance
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edge.tasks import Task
+
+Arrays = Mapping[str, np.ndarray]
+#: Runs one entry point: name and inputs to outputs. Eager torch and every runtime's session offer it.
+Run = Callable[[str, Arrays], Arrays]
+
+
+@dataclass(frozen=True)
+class EntryPoint:
+    """One function of a model that a bundle offers.
+
+    ``module`` takes the inputs positionally, in the order of ``inputs``, and returns a tensor or a tuple of tensors in
+    the order of ``outputs``. ``samples`` are real inputs (the first is the example for capture): verification runs on
+    them and they go into the bundle. ``calibration`` are real inputs for static quantization, disjoint from the samples
+    where the data allow it. ``keep_float`` names submodules (fnmatch patterns on their path) that stay in float
+    whatever the scheme: tables of constants, normalisation of raw sensor values.
+    """
+
+    name: str
+    module: nn.Module
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[str, ...]
+    samples: Sequence[Arrays]
+    calibration: Sequence[Arrays] = ()
+    dynamic: tuple[DynamicDim, ...] = ()
+    keep_float: tuple[str, ...] = ()
+    tolerance: Mapping[Scheme, Tolerance] = field(default_factory=lambda: DEFAULT_TOLERANCE)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The task's own measure, on held-out data that ships with the package: ``evaluate`` drives any ``Run``."""
+
+    name: str
+    higher_is_better: bool
+    data: str
+    evaluate: Callable[[Run], float]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where weights come from: a checkpoint, a config with random weights of a seed, or (all None) the demo."""
+
+    checkpoint: Path | None = None
+    config: Path | None = None
+    random_seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A built model: what ``edge export`` takes through its stages."""
+
+    name: str  # as the user typed it
+    family: str
+    config: Mapping[str, object]
+    entries: tuple[EntryPoint, ...]
+    checkpoint_sha256: str | None = None
+    random_seed: int | None = None
+    metrics: tuple[Metric, ...] = ()
+    report: Mapping[str, float] = field(default_factory=dict)
+
+
+class ModelFamily(ABC):
+    """A kind of model: builds modules, reads the authors' checkpoints, names entry points and tasks."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]  # one line, for `edge models`
+    paper: ClassVar[str] = ""
+    variants: ClassVar[tuple[str, ...]] = ()  # suffixes after the family's name; empty: the name alone
+    has_demo: ClassVar[bool] = True  # a checkpoint that ships with the package
+
+    @abstractmethod
+    def load(self, name: str, variant: str | None, source: Source) -> Model:
+        """Build the model; raises ConfigError, CheckpointError or UsageError."""
+
+    def tasks(self) -> Mapping[str, Task]:
+        """The tasks that ``edge run`` offers for this family's bundles, by name. Needs no torch."""
+        return {}
+
+
+def family_names() -> list[str]:
+    """Every family in this folder, by name."""
+    modules = (info.name for info in pkgutil.iter_modules(edge.families.__path__))
+    return sorted(name.replace("_", "-") for name in modules if name not in ("base", "user"))
+
+
+def get_family(name: str) -> ModelFamily:
+    """The family called ``name``; ``user`` serves ``module:factory``."""
+    if name != "user" and name not in family_names():
+        raise UsageError(f"there is no model family '{name}': choose one of {', '.join(family_names())}, or package.module:factory.")
+    family = importlib.import_module(f"edge.families.{name.replace('-', '_')}").FAMILY
+    assert isinstance(family, ModelFamily)
+    return family
+
+
+def find(model: str) -> tuple[ModelFamily, str | None]:
+    """The family and the variant (None: the default one) that ``model`` names."""
+    if ":" in model:
+        return get_family("user"), None
+    for name in sorted(family_names(), key=len, reverse=True):
+        if model == name:
+            return get_family(name), None
+        if model.startswith(f"{name}-"):
+            family, variant = get_family(name), model[len(name) + 1 :]
+            if variant in family.variants:
+                return family, variant
+            known = ", ".join([name, *(f"{name}-{suffix}" for suffix in family.variants)])
+            raise UsageError(f"there is no model '{model}': this family has {known}.")
+    known = ", ".join(family_names())
+    raise UsageError(f"there is no model '{model}': choose one of {known}, or package.module:factory (see `edge models`).")

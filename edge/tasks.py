@@ -1,0 +1,45 @@
+"""What a task is: a family's real job on the user's own file, through any session."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
+
+from edge.progress import Progress
+
+if TYPE_CHECKING:
+    from edge.runtimes.base import Session
+
+
+class TaskRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user asked of ``edge run``; a task refuses (InputError) what it needs and lacks."""
+
+    csv: Path | None = None
+    columns: tuple[str, ...] = ()  # empty: every numeric column
+    output: Path | None = None
+    plot: Path | None = None
+    reference: Path | None = None  # search: the CSV to look in
+    modes: tuple[str, ...] = ()  # anomaly: time, fft, forecast; empty: all that the checkpoint has
+    aggregation_length: int = 32  # anomaly: points at the window's end that a score covers
+    smoothing: int = 8  # anomaly: length of the moving average
+    top: int = 5
+
+
+class TaskResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a task found: lines for the terminal, values for ``--json``, and the files it wrote."""
+
+    lines: tuple[str, ...]
+    values: dict[str, object]
+    written: tuple[Path, ...] = ()
+
+
+class Task(ABC):
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]]  # entry points it runs
+
+    @abstractmethod
+    def run(self, session: Session, request: TaskRequest, progress: Progress) -> TaskResult: ...

@@ -1,0 +1,1 @@
+"""Runtimes: one session class each. See ``base``."""
