@@ -89,25 +89,6 @@ class MetricRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     data: str
 
 
-class QuantizationRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Did quantization pay? The same entry on the same runtime, float32 against this scheme, on the exporting host."""
-
-    entry: str
-    fp32_bytes: int
-    bytes: int
-    fp32_ms: float
-    ms: float
-    host: str
-
-    @property
-    def smaller(self) -> bool:
-        return self.bytes < self.fp32_bytes
-
-    @property
-    def faster(self) -> bool:
-        return self.ms < self.fp32_ms
-
-
 class RuntimeRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The runtime that loads the artifacts.
 
@@ -151,7 +132,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     recipe: Recipe
     entries: tuple[EntryRecord, ...]
     metrics: tuple[MetricRecord, ...] = ()
-    quantization: tuple[QuantizationRecord, ...] = ()
+    fp32_bytes: int | None = None  # what the same entries take in float32 on this runtime; None if this is float32
     report: Mapping[str, float] = {}  # what the family reports of itself: share of zeros per layer, say
     notes: Notes = Notes()
     verified_on: str  # "this host" or "host twin: not run on aarch64 yet"

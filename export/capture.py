@@ -29,9 +29,9 @@ def capture(entry: EntryPoint, calibration: Sequence[Arrays] | None = None) -> C
 
     if not entry.samples:
         raise InputError(f"entry point '{entry.name}' has no sample inputs: give at least one real one.")
-    samples = [_checked(entry, sample) for sample in entry.samples]
+    samples = [complete(entry, sample) for sample in entry.samples]
     chosen = entry.calibration if calibration is None else calibration
-    calibrating = tuple(_checked(entry, sample) for sample in chosen) or tuple(samples)
+    calibrating = tuple(complete(entry, sample) for sample in chosen) or tuple(samples)
     entry.module.eval()
     with torch.no_grad():
         references = [(sample, eager(entry, sample)) for sample in samples]
@@ -73,7 +73,8 @@ def to_tensors(entry: EntryPoint, sample: Arrays) -> tuple[torch.Tensor, ...]:
     return tuple(torch.from_numpy(np.array(sample[spec.name])) for spec in entry.inputs)
 
 
-def _checked(entry: EntryPoint, sample: Arrays) -> Arrays:
+def complete(entry: EntryPoint, sample: Arrays) -> Arrays:
+    """The sample checked against the entry's specs, inputs with a ``fill`` added where it leaves them out."""
     return {
         spec.name: spec.check(sample[spec.name]) if spec.name in sample else _filled(entry, spec)
         for spec in entry.inputs

@@ -1,0 +1,318 @@
+"""The export pipeline: capture -> quantize -> lower -> verify -> pack, for one model.
+
+In: what the user asked for (``Request``). Out: ``Exported``, a packed and opened bundle with what the stages found.
+Nothing is written to the output unless every stage passes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from edge import bundle as bundles
+from edge._version import __version__
+from edge.bundle import Bundle
+from edge.dependencies import require
+from edge.errors import MismatchError, UnsupportedError, UsageError
+from edge.export import localize, verify
+from edge.export.base import Captured, Lowered, Lowering, get_lowering
+from edge.export.calibration import calibration_for, read_npz
+from edge.export.capture import call, capture, eager
+from edge.export.payoff import Payoff, measure
+from edge.families.base import Arrays, Model, Source, find
+from edge.manifest import SCHEMA, EntryRecord, LayerError, Manifest, MetricRecord, StageReport
+from edge.progress import Progress
+from edge.runtimes.base import Session, runtime_names, session_class, usable_cores
+from edge.spec import Recipe, Scheme, Target, parse_scheme
+
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A packed bundle, what quantization bought (None in float32), and everything worth saying in a sentence."""
+
+    bundle: Bundle
+    payoff: Payoff | None
+    warnings: tuple[str, ...]
+
+
+def export(
+    model: str,
+    *,
+    target: str | Target,
+    runtime: str = "auto",
+    quantize: str = "auto",
+    checkpoint: Path | None = None,
+    config: Path | None = None,
+    random_weights: int | None = None,
+    calibration: Path | None = None,
+    tune_trials: int = 0,
+    group_size: int = 32,
+    allow_mismatch: bool = False,
+    output: Path | None = None,
+    progress: Progress | None = None,
+) -> Exported:
+    """Export ``model`` for ``target`` and return the packed bundle.
+
+    ``model`` is a family, a family and variant, or ``package.module:factory``. ``runtime`` and ``quantize`` are names
+    or "auto" (the target's own). ``output`` ends in ``.edge`` to name the bundle, or is the folder it goes into (the
+    current one by default). Raises EdgeError subclasses; nothing is left behind then.
+    """
+    from edge.devices.targets import load_target
+
+    progress = progress or Progress()
+    family, variant = find(model)
+    resolved = load_target(target) if isinstance(target, str) else target
+    runtime = resolved.runtime if runtime == "auto" else runtime
+    if runtime not in runtime_names():
+        raise UsageError(f"there is no runtime '{runtime}': choose one of {', '.join(runtime_names())}, or auto.")
+    scheme = resolved.scheme if quantize == "auto" else parse_scheme(quantize)
+    require("export", "exporting", "torch", "safetensors")
+    lowering = _lowering(runtime)
+    if scheme not in lowering.schemes:
+        known = ", ".join(known.value for known in lowering.schemes)
+        raise UnsupportedError(f"{runtime} cannot do {scheme.value}: choose one of {known}, or another runtime.")
+
+    progress.stage("load")
+    built = family.load(model, variant, Source(checkpoint=checkpoint, config=config, random_seed=random_weights))
+    recipe = Recipe(
+        runtime=runtime,
+        scheme=scheme,
+        group_size=group_size,
+        calibration=bundles.sha256_file(calibration) if calibration and calibration.is_file() else None,
+        tune_trials=tune_trials,
+    )
+    destination = _destination(model, resolved, output)
+    with tempfile.TemporaryDirectory(prefix="edge-export-") as scratch:
+        return _Export(built, lowering, recipe, resolved, Path(scratch), progress).run(
+            destination, calibration, allow_mismatch
+        )
+
+
+@dataclass(frozen=True)
+class _Export:
+    model: Model
+    lowering: Lowering
+    recipe: Recipe
+    target: Target
+    scratch: Path
+    progress: Progress
+
+    def run(self, destination: Path, calibration: Path | None, allow_mismatch: bool) -> Exported:
+        self.progress.stage("capture")
+        captured = self.capture(calibration)
+        self.refuse_unsupported(captured)
+        self.progress.stage("quantize and lower" if self.recipe.scheme is not Scheme.FP32 else "lower")
+        lowered = self.lower(captured, self.recipe, "artifacts")
+        draft = self.draft(captured, lowered)
+        session = self.session(lowered, draft, "host")
+
+        self.progress.stage("verify")
+        entries, failures = self.verify(captured, lowered, draft, session)
+        if failures and not allow_mismatch:
+            raise MismatchError(f"{'; '.join(failures)}: nothing was packed (--allow-mismatch packs it all the same).")
+        metrics = self.metrics(session)
+        payoff = self.payoff(captured, lowered, session)
+        manifest = msgspec.structs.replace(
+            draft,
+            entries=entries,
+            metrics=metrics,
+            fp32_bytes=payoff.fp32_bytes if payoff else None,
+            mismatch_allowed=bool(failures),
+        )
+
+        self.progress.stage("pack")
+        samples = {item.entry.name: item.references for item in captured}
+        packed = bundles.write(destination, manifest, lowered.files, samples)
+        warnings = (*lowered.notes.warnings, *(payoff.warnings if payoff else ()), *failures)
+        for sentence in warnings:
+            self.progress.warn(sentence)
+        return Exported(packed, payoff, warnings)
+
+    def capture(self, calibration: Path | None) -> list[Captured]:
+        arrays = read_npz(calibration) if calibration else None
+        captured = []
+        used = False
+        for entry in self.model.entries:
+            given = calibration_for(entry, arrays, calibration) if arrays is not None and calibration else None
+            used = used or given is not None
+            captured.append(capture(entry, given))
+        if arrays is not None and not used:
+            names = ", ".join(spec.name for spec in self.model.entries[0].inputs)
+            raise UsageError(f"{calibration} holds none of this model's inputs ({names}): name its arrays after them.")
+        return captured
+
+    def refuse_unsupported(self, captured: Sequence[Captured]) -> None:
+        """One refusal that lists every operator the runtime lacks, with the modules it comes from."""
+        found: dict[str, dict[str, int]] = {}
+        for item in captured:
+            for lack in self.lowering.unsupported(item, self.recipe):
+                modules = found.setdefault(lack.operator, {})
+                modules[lack.module] = modules.get(lack.module, 0) + lack.count
+        if found:
+            listed = "; ".join(
+                f"{operator} in {', '.join(f'{module or "the top level"} ({count}x)' for module, count in modules.items())}"
+                for operator, modules in sorted(found.items())
+            )
+            others = ", ".join(name for name in runtime_names() if name != self.recipe.runtime)
+            raise UnsupportedError(
+                f"{self.recipe.runtime} lacks {len(found)} operator{'s' if len(found) > 1 else ''} of this model ({listed}): "
+                f"rewrite those parts, or try another runtime ({others})."
+            )
+
+    def lower(self, captured: Sequence[Captured], recipe: Recipe, folder: str) -> Lowered:
+        workdir = self.scratch / folder
+        workdir.mkdir()
+        with bundles.storage_errors("temporary files"):
+            return self.lowering.lower(captured, recipe, self.target, workdir, self.progress)
+
+    def session(self, lowered: Lowered, draft: Manifest, folder: str) -> Session:
+        """The artifacts opened on this host: themselves, or their host twin."""
+        root = self.scratch / f"{folder}-session"
+        for name, source in (lowered.twin or lowered.files).items():
+            place = root / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(source)
+        if lowered.twin is not None:
+            draft = msgspec.structs.replace(draft, target=_host())
+        return session_class(self.recipe.runtime)(root, draft, usable_cores())
+
+    def draft(self, captured: Sequence[Captured], lowered: Lowered) -> Manifest:
+        """The manifest before verification: enough for a session."""
+        twin = lowered.twin is not None
+        return Manifest(
+            schema=SCHEMA,
+            edge_version=__version__,
+            model=self.model.name,
+            family=self.model.family,
+            config=self.model.config,
+            checkpoint_sha256=self.model.checkpoint_sha256,
+            random_seed=self.model.random_seed,
+            target=self.target,
+            runtime=lowered.runtime,
+            recipe=self.recipe,
+            entries=tuple(
+                EntryRecord(
+                    name=item.entry.name,
+                    inputs=item.entry.inputs,
+                    outputs=item.outputs,
+                    artifact=lowered.artifacts[item.entry.name].file,
+                    method=lowered.artifacts[item.entry.name].method,
+                    samples=len(item.references),
+                    tolerance=item.entry.tolerance[self.recipe.scheme],
+                    cost=item.cost,
+                    stages=(),
+                )
+                for item in captured
+            ),
+            report=self.model.report,
+            notes=lowered.notes,
+            verified_on=f"host twin (not run on {self.target.arch} yet)" if twin else "this host",
+        )
+
+    def verify(
+        self, captured: Sequence[Captured], lowered: Lowered, draft: Manifest, session: Session
+    ) -> tuple[tuple[EntryRecord, ...], list[str]]:
+        """Every entry's stages, and one sentence for each entry that fails."""
+        records, failures = [], []
+        where = f"{self.recipe.runtime} on {draft.verified_on}"
+        for item, record in zip(captured, draft.entries, strict=True):
+            name = item.entry.name
+            run = _runner(session, name)
+            stages = [verify.check_exported(item)]
+            quantized = lowered.quantized[name] if lowered.quantized else None
+            if quantized is not None:
+                stages.append(verify.check(item, "quantized", "the quantized graph on this host", quantized, self.recipe.scheme))
+            stages.append(verify.check(item, "lowered", where, run, self.recipe.scheme))
+            if quantized is not None:
+                stages.append(verify.check_lowering(item, where, quantized, run))
+            failed = verify.first_failure(stages)
+            errors = self.localize(item, failed) if failed else ()
+            if failed:
+                failures.append(_failure_sentence(name, failed, errors))
+            records.append(msgspec.structs.replace(record, stages=tuple(stages), first_error=errors))
+        return tuple(records), failures
+
+    def localize(self, item: Captured, failed: StageReport) -> tuple[LayerError, ...]:
+        """Where the error of ``failed`` starts; the tapped model takes the same road as the real one did."""
+        self.progress.stage("localize the error")
+
+        def stage(tapped: Captured) -> Callable[[Arrays], Arrays]:
+            if failed.stage == "exported":
+                module = tapped.program.module()
+                return lambda sample: call(module, tapped.entry, sample)
+            lowered = self.lower([tapped], self.recipe, f"taps-{item.entry.name}")
+            if failed.stage == "quantized":
+                assert lowered.quantized is not None
+                return lowered.quantized[item.entry.name]
+            session = self.session(lowered, self.draft([tapped], lowered), f"taps-{item.entry.name}")
+            return _runner(session, item.entry.name)
+
+        scheme = Scheme.FP32 if failed.stage == "exported" else self.recipe.scheme
+        return localize.first_error(item.entry, stage, item.entry.tolerance[scheme])
+
+    def metrics(self, session: Session) -> tuple[MetricRecord, ...]:
+        """The task's own metric, eager and through the bundle's runtime."""
+        entries = {entry.name: entry for entry in self.model.entries}
+        return tuple(
+            MetricRecord(
+                name=metric.name,
+                higher_is_better=metric.higher_is_better,
+                eager=metric.evaluate(lambda name, inputs: eager(entries[name], inputs)),
+                bundle=metric.evaluate(session.run),
+                data=metric.data,
+            )
+            for metric in self.model.metrics
+        )
+
+    def payoff(self, captured: Sequence[Captured], lowered: Lowered, session: Session) -> Payoff | None:
+        if self.recipe.scheme is Scheme.FP32:
+            return None
+        self.progress.stage("compare with fp32")
+        recipe = msgspec.structs.replace(self.recipe, scheme=Scheme.FP32, tune_trials=0)
+        float_lowered = self.lower(captured, recipe, "fp32")
+        float_session = self.session(float_lowered, self.draft(captured, float_lowered), "fp32")
+        sizes = (_bytes(float_lowered), _bytes(lowered))
+        return measure(captured, float_session, session, sizes)
+
+
+def _lowering(runtime: str) -> Lowering:
+    packages = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "executorch": ("executorch", "torchao"), "tvm": ("tvm",)}
+    require("export", f"exporting to {runtime}", *packages.get(runtime, ()))
+    return get_lowering(runtime)
+
+
+def _destination(model: str, target: Target, output: Path | None) -> Path:
+    stem = model.rpartition(":")[2]
+    if output is not None and output.suffix == ".edge":
+        return output
+    return (output or Path()) / f"{stem}-{target.name}.edge"
+
+
+def _runner(session: Session, name: str) -> Callable[[Arrays], Arrays]:
+    return lambda sample: session.run(name, sample)
+
+
+def _host() -> Target:
+    from edge.devices.targets import load_target
+
+    return load_target("cpu")
+
+
+def _bytes(lowered: Lowered) -> int:
+    """Size of what the runtime loads (not the tuning database, which only the next export reads)."""
+    loaded = {artifact.file for artifact in lowered.artifacts.values()}
+    return sum(path.stat().st_size for name, path in lowered.files.items() if name in loaded or name.startswith("weights"))
+
+
+def _failure_sentence(entry: str, failed: StageReport, errors: Sequence[LayerError]) -> str:
+    worst = max((output for output in failed.outputs if not output.passed), key=lambda output: output.relative)
+    start = f", starting in {', '.join(f'{error.module} ({error.operator})' for error in errors)}" if errors else ""
+    return (
+        f"entry point '{entry}' is wrong after the stage '{failed.stage}': output '{worst.output}' is off by "
+        f"{worst.relative:.3g} of its root mean square (cosine {worst.cosine:.5f}){start}"
+    )
