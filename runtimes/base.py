@@ -47,6 +47,9 @@ class Session(ABC):
     """
 
     runtime: ClassVar[str]
+    #: Modules that ``open`` imports: the profiler imports them first, to tell the runtime's own time and memory from the
+    #: model's.
+    packages: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, root: Path, manifest: Manifest, threads: int) -> None:
         self.root = root
