@@ -1,0 +1,29 @@
+"""What every test shares: a cache of its own, and few threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Before anything imports torch or numpy: the suite shares the machine, and its own workers (pytest -n) with each other.
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, "2")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """EDGE_CACHE points at a temporary folder, so that no test reads or fills the user's cache."""
+    folder = tmp_path_factory.mktemp("edge-cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGE_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def _quiet_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of the person who runs the tests change nothing."""
+    for variable in ("EDGE_DEBUG", "EDGE_TARGETS", "FORCE_COLOR", "NO_COLOR", "CLICOLOR_FORCE"):
+        monkeypatch.delenv(variable, raising=False)
