@@ -1,0 +1,212 @@
+"""Reading a checkpoint without trusting it: tensors by name, and the SHA-256 of what they came from.
+
+In: a file (``.safetensors``, or ``.pt``, ``.pth``, ``.bin`` through torch's ``weights_only`` reader, which runs no code), or a
+folder with one such file, or with shards that a ``*.index.json`` lists. Out: `Checkpoint`. Everything that is missing,
+truncated, unsafe or of the wrong shape is a `CheckpointError` that names the file and the next step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from edge.errors import CheckpointError, ConfigError, MissingDependencyError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+#: Keys under which training scripts commonly nest the weights.
+NESTED = ("state_dict", "model_state_dict", "model")
+
+StructT = TypeVar("StructT", bound=msgspec.Struct)
+ModuleT = TypeVar("ModuleT", bound="nn.Module")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors by name (half precision widened to float32), and where they came from.
+
+    ``sha256`` is the hash of the one file, or of the sorted "hash  name" lines of several. ``config`` is the config.json
+    beside the weights, if there is one.
+    """
+
+    path: Path
+    tensors: Mapping[str, torch.Tensor]
+    sha256: str
+    config: Path | None
+
+
+def demo_folder(name: str) -> Path:
+    """The folder of the demo checkpoint ``name``, which ships with the package."""
+    return Path(__file__).parent / "demo" / name
+
+
+def read(path: Path) -> Checkpoint:
+    """The checkpoint at ``path``, a file or a folder; CheckpointError says what is wrong with it."""
+    if not path.exists():
+        raise CheckpointError(f"there is no checkpoint at {path}: check the path.")
+    files = _weight_files(path) if path.is_dir() else [path]
+    tensors: dict[str, torch.Tensor] = {}
+    for file in files:
+        for name, tensor in _read_file(file).items():
+            if name in tensors:
+                raise CheckpointError(f"{file} holds the tensor '{name}', which another shard holds too: download it again.")
+            tensors[name] = _checked(file, name, tensor)
+    if not tensors:
+        raise CheckpointError(f"{path} holds no tensors: pass the file that the training wrote.")
+    config = (path if path.is_dir() else path.parent) / "config.json"
+    return Checkpoint(path, tensors, _digest(files), config if config.is_file() else None)
+
+
+def fill(module: ModuleT, checkpoint: Checkpoint) -> ModuleT:
+    """Load ``checkpoint`` into ``module``; every tensor must be there, with its shape, and none may be left over."""
+    own = module.state_dict()
+    if missing := sorted(own.keys() - checkpoint.tensors.keys()):
+        raise CheckpointError(
+            f"{checkpoint.path} lacks {_listed(missing)}, which the config asks for: pass the config.json that belongs to it."
+        )
+    if extra := sorted(checkpoint.tensors.keys() - own.keys()):
+        raise CheckpointError(
+            f"{checkpoint.path} has {_listed(extra)} that the config does not know: pass the config.json that belongs to it."
+        )
+    for name, tensor in own.items():
+        found = checkpoint.tensors[name]
+        if found.shape != tensor.shape:
+            raise CheckpointError(
+                f"tensor '{name}' of {checkpoint.path} has shape {list(found.shape)} but the config asks for "
+                f"{list(tensor.shape)}: pass the config.json that belongs to it."
+            )
+    module.load_state_dict(dict(checkpoint.tensors), strict=True)
+    return module
+
+
+def seeded(seed: int, build: Callable[[], ModuleT]) -> ModuleT:
+    """What ``build`` makes when torch's random numbers start from ``seed``; the caller's own are left as they were."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()
+
+
+def read_config(path: Path, kind: type[StructT]) -> StructT:
+    """The config file at ``path`` as ``kind``; ConfigError for an unknown field, a wrong type or a refused value."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except OSError as error:
+        raise ConfigError(f"the config {path} cannot be read ({error.strerror}): check the path.") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the config {path} is refused: {error}.") from error
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files of a folder that hold its weights: the shards of an index, or the one that is there."""
+    indexes = sorted(folder.glob("*.index.json"))
+    if len(indexes) == 1:
+        return _shards(indexes[0])
+    found = sorted(folder.glob("*.safetensors")) or sorted(
+        file for file in folder.iterdir() if file.suffix in TORCH_SUFFIXES
+    )
+    if not found:
+        raise CheckpointError(f"{folder} has no *.safetensors: pass the folder or the file that holds the weights.")
+    preferred = [file for file in found if file.name == "model.safetensors"]
+    if len(found) > 1 and not preferred:
+        names = ", ".join(file.name for file in found)
+        raise CheckpointError(f"{folder} has several weight files ({names}) and no index.json: pass the one you mean.")
+    return preferred or found
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = msgspec.json.decode(index.read_bytes(), type=_Index).weight_map.values()
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{index} is not an index of weight files ({error}): download it again.") from error
+    files = []
+    for name in sorted(set(names)):
+        if "/" in name or "\\" in name or name in ("", ".", ".."):
+            raise CheckpointError(f"{index} names the file '{name}', which is not beside it: do not use this checkpoint.")
+        if not (index.parent / name).is_file():
+            raise CheckpointError(f"{index.parent} lacks '{name}', which its index lists: download it again.")
+        files.append(index.parent / name)
+    return files
+
+
+class _Index(msgspec.Struct):
+    weight_map: dict[str, str]
+
+
+def _read_file(file: Path) -> Mapping[str, torch.Tensor]:
+    if file.suffix == ".safetensors":
+        return _read_safetensors(file)
+    if file.suffix in TORCH_SUFFIXES:
+        return _read_torch(file)
+    raise CheckpointError(f"{file} is not a checkpoint that edge reads: pass a .safetensors, .pt, .pth or .bin file.")
+
+
+def _read_safetensors(file: Path) -> Mapping[str, torch.Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(str(error.name), "export", "reading a checkpoint") from error
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(file)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{file} is not a whole safetensors file ({reason}): download or write it again.") from error
+    return tensors
+
+
+def _read_torch(file: Path) -> Mapping[str, torch.Tensor]:
+    import pickle
+
+    import torch
+
+    try:
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{file} holds pickled objects or is damaged, and unpickling it could run code: "
+            "save the model's state_dict as .safetensors instead."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{file} cannot be read ({reason}): download or write it again.") from error
+    for key in NESTED:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise CheckpointError(f"{file} is not a state_dict (tensors by name): save model.state_dict() and pass that.")
+    return loaded
+
+
+def _checked(file: Path, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    if tensor.dtype in (torch.float16, torch.bfloat16):
+        tensor = tensor.float()
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        raise CheckpointError(f"tensor '{name}' of {file} holds NaN or infinity: the training diverged, or the file is damaged.")
+    return tensor
+
+
+def _digest(files: list[Path]) -> str:
+    from edge.bundle import sha256_file
+
+    hashes = [(sha256_file(file), file.name) for file in files]
+    if len(hashes) == 1:
+        return hashes[0][0]
+    return hashlib.sha256("".join(f"{value}  {name}\n" for value, name in hashes).encode()).hexdigest()
+
+
+def _listed(names: list[str]) -> str:
+    """'a', 'b' and 3 more tensors."""
+    shown = ", ".join(f"'{name}'" for name in names[:2])
+    return f"the tensor {shown}" if len(names) == 1 else f"{len(names)} tensors ({shown}{', ...' if len(names) > 2 else ''})"
