@@ -6,7 +6,6 @@ Arrays are named ``INPUT`` or ``ENTRY/INPUT``. Each holds one sample (the input'
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,19 +14,6 @@ import numpy as np
 from edge.errors import InputError
 from edge.families.base import Arrays, EntryPoint
 from edge.spec import TensorSpec
-
-
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Every array of an .npz, without pickle; InputError if it is missing or not one."""
-    if not path.is_file():
-        raise InputError(f"there is no file {path}: check the path.")
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            if not hasattr(stored, "files"):
-                raise InputError(f"{path} holds one bare array, not an .npz: save it with numpy.savez and input names.")
-            return {name: stored[name] for name in stored.files}
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError, KeyError) as error:
-        raise InputError(f"{path} is not a readable .npz of plain arrays ({error}): save it with numpy.savez.") from error
 
 
 def calibration_for(entry: EntryPoint, arrays: Mapping[str, np.ndarray], path: Path) -> Sequence[Arrays] | None:

@@ -20,11 +20,12 @@ from edge.dependencies import require
 from edge.errors import MismatchError, UnsupportedError, UsageError
 from edge.export import localize, verify
 from edge.export.base import Captured, Lowered, Lowering, get_lowering
-from edge.export.calibration import calibration_for, read_npz
+from edge.export.calibration import calibration_for
 from edge.export.capture import call, capture, eager
 from edge.export.payoff import Payoff, measure
 from edge.families.base import Arrays, Model, Source, find
 from edge.manifest import SCHEMA, EntryRecord, LayerError, Manifest, MetricRecord, StageReport
+from edge.npz import read_npz
 from edge.progress import Progress
 from edge.runtimes.base import Session, runtime_names, session_class, usable_cores
 from edge.spec import Recipe, Scheme, Target, parse_scheme

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from edge.checkpoints import fill, read, seeded
 from edge.errors import InputError, UsageError
 from edge.families.base import Arrays, EntryPoint, Model, ModelFamily, Source
 from edge.spec import DTYPES, DynamicDim, TensorSpec
@@ -38,18 +39,15 @@ class UserFamily(ModelFamily):
     has_demo: ClassVar[bool] = False
 
     def load(self, name: str, variant: str | None, source: Source) -> Model:
-        import torch
-
         if source.config is not None:
             raise UsageError(f"'{name}' is your own module and takes no --config: build it in the factory.")
-        if source.random_seed is not None:
-            torch.manual_seed(source.random_seed)
-        module = build(name)
+        # A module whose own weights are random is at least the same each time.
+        module = seeded(source.random_seed or 0, lambda: build(name))
         sha256 = None
         if source.checkpoint is not None:
-            from edge.checkpoints import load_into
-
-            sha256 = load_into(module, source.checkpoint)
+            checkpoint = read(source.checkpoint)
+            fill(module, checkpoint)
+            sha256 = checkpoint.sha256
         return Model(
             name=name,
             family=self.name,
@@ -126,7 +124,7 @@ def _sample(sample: Any, names: Sequence[str], model: str) -> Arrays:
 
     if isinstance(sample, torch.Tensor):
         sample = (sample,)
-    values = [sample.get(key) for key in names] if isinstance(sample, Mapping) else list(sample)
+    values: list[Any] = [sample.get(key) for key in names] if isinstance(sample, Mapping) else list(sample)
     if len(values) != len(names) or not all(isinstance(value, torch.Tensor) for value in values):
         raise InputError(f"an example input of '{model}' does not match its inputs ({', '.join(names)}): give one tensor for each.")
     arrays = {key: value.detach().numpy() for key, value in zip(names, values, strict=True)}

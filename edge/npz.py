@@ -1,0 +1,24 @@
+"""Reading an .npz that a user made: plain arrays or a sentence."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from edge.errors import InputError
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Every array of an .npz, without pickle; InputError if it is missing or not one."""
+    if not path.is_file():
+        raise InputError(f"there is no file {path}: check the path.")
+    try:
+        stored = np.load(path, allow_pickle=False)
+        if isinstance(stored, np.ndarray):
+            raise InputError(f"{path} holds one bare array, not an .npz: save it with numpy.savez and input names.")
+        with stored:
+            return {name: stored[name] for name in stored.files}
+    except (ValueError, OSError, zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, KeyError, NotImplementedError) as error:
+        raise InputError(f"{path} is not a readable .npz of plain arrays ({error}): save it with numpy.savez.") from error
