@@ -15,10 +15,11 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise InputError(f"there is no file {path}: check the path.")
     try:
-        stored = np.load(path, allow_pickle=False)
-        if isinstance(stored, np.ndarray):
-            raise InputError(f"{path} holds one bare array, not an .npz: save it with numpy.savez and input names.")
-        with stored:
+        # An open file rather than a path: numpy leaves its own handle open when what it reads is no zip.
+        with path.open("rb") as stream:
+            stored = np.load(stream, allow_pickle=False)
+            if isinstance(stored, np.ndarray):
+                raise InputError(f"{path} holds one bare array, not an .npz: save it with numpy.savez and input names.")
             return {name: stored[name] for name in stored.files}
     except (ValueError, OSError, zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, KeyError, NotImplementedError) as error:
         raise InputError(f"{path} is not a readable .npz of plain arrays ({error}): save it with numpy.savez.") from error
