@@ -79,7 +79,7 @@ def export(
         raise UnsupportedError(f"{runtime} cannot do {scheme.value}: choose one of {known}, or another runtime.")
 
     progress.stage("load")
-    built = family.load(model, variant, Source(checkpoint=checkpoint, config=config, random_seed=random_weights))
+    built = family.load(model, variant, Source(checkpoint=checkpoint, config=config, random_seed=random_weights, runtime=runtime))
     recipe = Recipe(
         runtime=runtime,
         scheme=scheme,

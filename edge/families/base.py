@@ -66,11 +66,15 @@ class Metric:
 
 @dataclass(frozen=True)
 class Source:
-    """Where weights come from: a checkpoint, a config with random weights of a seed, or (all None) the demo."""
+    """Where weights come from: a checkpoint, a config with random weights of a seed, or (all None) the demo.
+
+    ``runtime`` is where the model goes: a family may build a form that is equal in value and suits that runtime better.
+    """
 
     checkpoint: Path | None = None
     config: Path | None = None
     random_seed: int | None = None
+    runtime: str = "onnx"
 
 
 @dataclass(frozen=True)
