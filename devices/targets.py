@@ -103,7 +103,7 @@ def _base(fields: dict[str, object], path: Path, seen: tuple[Path, ...]) -> dict
         return _host()
     if same_as is not None or detect is not None:
         raise ConfigError(
-            f"the profile {path} is wrong in same_as or detect: same_as is a target's name, detect is \"host\"."
+            f'the profile {path} is wrong in same_as or detect: same_as is a target\'s name, detect is "host".'
         )
     return {}
 

@@ -1,1 +1,99 @@
-"""The command line: ``main`` turns every EdgeError into one sentence and exit status 2."""
+"""The command line: ``main`` turns every EdgeError into one sentence and exit status 2.
+
+Exit status: 0; 2 for anything refused or failed, with one sentence on stderr; 130 after Ctrl-C. A traceback is shown
+only with ``EDGE_DEBUG=1``. Nothing heavy is imported before a command's body runs, so that ``edge --help`` answers at
+once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from types import FrameType
+
+from edge.errors import EdgeError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+TERMINATED = 143  # 128 + SIGTERM
+
+
+def main() -> None:
+    """The ``edge`` program."""
+    signal.signal(signal.SIGTERM, _terminate)
+    status = invoke(sys.argv[1:])
+    # Whoever reads our output may have left (`edge models | head -1`): the interpreter's own flush must not complain.
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+    _detach_broken_stdout()
+    sys.exit(status)
+
+
+def invoke(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit status; every error becomes one sentence on stderr."""
+    import typer
+
+    from edge.cli.app import app
+
+    if not debugging():
+        # Third parties' deprecations are for developers; what the user should know goes through Progress.warn.
+        warnings.simplefilter("ignore")
+    try:
+        status = app(args=list(arguments) or ["--help"], prog_name="edge", standalone_mode=False)
+        sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except EdgeError as error:
+        return fail(str(error), error.exit_status)
+    except (KeyboardInterrupt, typer.Abort):
+        return fail("interrupted; nothing was left half done.", INTERRUPTED)
+    except BrokenPipeError:
+        return 0
+    except typer.TyperException as error:
+        return fail(f"{error.format_message().rstrip('.')} (see `{_command(error)} --help`).", EdgeError.exit_status)
+    except Exception as error:
+        return fail(unexpected(error), EdgeError.exit_status)
+
+
+def unexpected(error: Exception) -> str:
+    """The sentence for an error that edge did not foresee."""
+    what = one_line(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+    short = what if len(what) <= 300 else f"{what[:297]}..."
+    return f"something unforeseen went wrong ({short}); run it again with EDGE_DEBUG=1 and report what it prints."
+
+
+def fail(sentence: str, status: int) -> int:
+    """Print one sentence on stderr (below the traceback of the error in flight, when debugging); returns ``status``."""
+    if debugging():
+        traceback.print_exc()
+    with contextlib.suppress(BrokenPipeError):
+        print(f"edge: {one_line(sentence)}", file=sys.stderr, flush=True)
+    return status
+
+
+def debugging() -> bool:
+    return os.environ.get("EDGE_DEBUG", "") not in ("", "0")
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _command(error: Exception) -> str:
+    """The command that a usage error belongs to: "edge export"."""
+    return getattr(getattr(error, "ctx", None), "command_path", None) or "edge"
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    # As an exception, so that temporary files go as they do after Ctrl-C.
+    raise SystemExit(TERMINATED)
+
+
+def _detach_broken_stdout() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

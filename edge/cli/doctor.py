@@ -1,0 +1,59 @@
+"""``edge doctor``: is everything here?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edge.cli.options import JsonFlag
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edge.doctor import Check
+
+
+def doctor(json: JsonFlag = False) -> None:
+    """Check Python, the packages of each extra, the compilers, the disk; say the next step for each lack.
+
+    Exit status 0 if the base works, whatever extras are missing.
+
+    \b
+    Examples:
+      edge doctor
+      edge doctor --json
+    """
+    from edge.cli.output import print_json, print_table
+    from edge.doctor import Status, examine, works
+    from edge.errors import EdgeError
+
+    checks = examine()
+    if json:
+        print_json(checks)
+    else:
+        print_table(("", "what", "found", "status"), _rows(checks))
+        if steps := [check for check in checks if check.next_step]:
+            print("\nNext steps:")
+            for line in _steps(steps):
+                print(f"  {line}")
+        else:
+            print("\nEverything is here.")
+    if not works(checks):
+        lacking = next(check for check in checks if check.essential and check.status is not Status.OK)
+        raise EdgeError(f"{lacking.name} is {lacking.found} (edge needs {lacking.needed}): {lacking.next_step}.")
+
+
+def _rows(checks: Sequence[Check]) -> list[tuple[str, str, str, str]]:
+    rows, last = [], ""
+    for check in checks:
+        verdict = "ok" if not check.next_step else f"{check.status.value.upper()} (needs {check.needed})"
+        rows.append((check.group if check.group != last else "", check.name, check.found, verdict))
+        last = check.group
+    return rows
+
+
+def _steps(checks: Sequence[Check]) -> list[str]:
+    """One line for each step; packages that one command brings share it."""
+    grouped: dict[str, list[str]] = {}
+    for check in checks:
+        grouped.setdefault(check.next_step, []).append(check.name)
+    return [f"{', '.join(names)}: {step}." for step, names in grouped.items()]

@@ -1,0 +1,73 @@
+"""``edge profile``: how fast a bundle is, and where the time goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge.cli.options import BundleArgument, DeviceOption, ThreadsOption
+
+
+def profile(
+    bundle: BundleArgument,
+    device: DeviceOption = "local",
+    threads: ThreadsOption = None,
+    entry: Annotated[
+        list[str] | None, typer.Option("--entry", metavar="NAME", help="Only this entry point; may be repeated.")
+    ] = None,
+    runs: Annotated[int, typer.Option("--runs", metavar="N", min=1, help="At least so many timed runs of each.")] = 50,
+    seconds: Annotated[
+        float, typer.Option("--seconds", metavar="T", min=0.0, help="And at least so many seconds of each.")
+    ] = 1.0,
+    json: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write everything that was measured; - is stdout.")
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option("--trace", metavar="FILE", help="Write a Chrome trace (ui.perfetto.dev opens it).")
+    ] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with charts.")] = None,
+) -> None:
+    """Measure a bundle in a fresh process: load time, latency percentiles, memory, per-operator times, roofline.
+
+    \b
+    Examples:
+      edge profile tspulse-rpi.edge
+      edge profile tspulse-rpi.edge --threads 2 --json p.json --trace t.json --html p.html
+      edge profile tspulse-rpi.edge --entry reconstruct --runs 200 --seconds 5
+      edge profile tspulse-rpi.edge --json - | jq .entries[0].latency
+    """
+    import sys
+
+    from edge import api
+    from edge.cli.output import show
+    from edge.cli.terminal import terminal_progress
+    from edge.report import html as page
+    from edge.report import jsonfile, table
+    from edge.report import trace as chrome
+
+    with terminal_progress() as progress:
+        measurement = api.profile(
+            bundle,
+            threads=threads,
+            entries=tuple(entry or ()),
+            runs=runs,
+            seconds=seconds,
+            device=device,
+            progress=progress,
+        )
+    on_stdout = json is not None and str(json) == "-"
+    if on_stdout:
+        sys.stdout.write(jsonfile.encode(measurement).decode())
+    else:
+        show(table.render(measurement))
+    if json is not None and not on_stdout:
+        jsonfile.save(measurement, json)
+    if trace is not None:
+        chrome.save(measurement, trace)
+    if html is not None:
+        page.save(measurement, html)
+    for path in (None if on_stdout else json, trace, html):
+        if path is not None and not on_stdout:
+            print(f"wrote {path}")

@@ -1,0 +1,138 @@
+"""Progress on stderr: a spinner and bars on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from edge.progress import Progress, ProgressBar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+#: Plain bars print a line at most this often, in seconds: a log of an hour's tuning stays readable.
+PLAIN_INTERVAL = 10.0
+
+
+class TerminalProgress(Progress):
+    """A progress display with a heading: the model that is being worked on, when there are several."""
+
+    heading = ""
+
+    def begin(self, heading: str) -> None:
+        """The stages that follow belong to ``heading``."""
+        self.heading = f"{heading}: "
+
+
+@contextmanager
+def terminal_progress() -> Iterator[TerminalProgress]:
+    """The display that suits stderr; everything it drew is gone when the context ends, finished stages stay."""
+    if not sys.stderr.isatty():
+        yield PlainProgress()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+    )
+    with RichProgress(*columns, console=Console(stderr=True, highlight=False), transient=True) as bars:
+        display = LiveProgress(bars)
+        yield display
+        display.finish()
+
+
+class PlainProgress(TerminalProgress):
+    """One line a stage, and a line now and then for a bar."""
+
+    def stage(self, name: str) -> None:
+        _say(f"{self.heading}{name}")
+
+    def warn(self, sentence: str) -> None:
+        _say(f"{self.heading}warning: {sentence}")
+
+    @contextmanager
+    def bar(self, description: str, total: int) -> Iterator[ProgressBar]:
+        yield PlainBar(f"{self.heading}{description}", total)
+
+
+class PlainBar(ProgressBar):
+    def __init__(self, description: str, total: int) -> None:
+        self.description, self.total, self.done, self.text = description, total, 0, ""
+        self.last = time.monotonic()
+
+    def advance(self, steps: int = 1) -> None:
+        self.done += steps
+        if self.done >= self.total or time.monotonic() - self.last > PLAIN_INTERVAL:
+            self.last = time.monotonic()
+            _say(f"{self.description} {self.done}/{self.total}{f' ({self.text})' if self.text else ''}")
+
+    def note(self, text: str) -> None:
+        self.text = text
+
+
+class LiveProgress(TerminalProgress):
+    """A spinner for the stage at work; each finished stage leaves a line with its time."""
+
+    def __init__(self, bars: RichProgress) -> None:
+        self.bars = bars
+        self.current: tuple[str, TaskID, float] | None = None
+
+    def stage(self, name: str) -> None:
+        self.finish()
+        label = f"{self.heading}{name}"
+        self.current = (label, self.bars.add_task(label, total=None, note=""), time.monotonic())
+
+    def finish(self) -> None:
+        """The stage at work is done."""
+        if self.current is not None:
+            label, task, began = self.current
+            self.bars.remove_task(task)
+            self.bars.console.print(f"  {label} [dim]{time.monotonic() - began:.1f} s[/dim]")
+            self.current = None
+
+    def begin(self, heading: str) -> None:
+        self.finish()
+        super().begin(heading)
+
+    def warn(self, sentence: str) -> None:
+        from rich.text import Text
+
+        self.bars.console.print(Text(f"  {self.heading}warning: {sentence}", style="yellow"))
+
+    @contextmanager
+    def bar(self, description: str, total: int) -> Iterator[ProgressBar]:
+        task = self.bars.add_task(f"{self.heading}{description}", total=total, note="")
+        try:
+            yield LiveBar(self.bars, task, total)
+        finally:
+            self.bars.remove_task(task)
+
+
+class LiveBar(ProgressBar):
+    def __init__(self, bars: RichProgress, task: TaskID, total: int) -> None:
+        self.bars, self.task, self.total, self.done, self.text = bars, task, total, 0, ""
+
+    def advance(self, steps: int = 1) -> None:
+        self.done += steps
+        self._draw()
+
+    def note(self, text: str) -> None:
+        self.text = text
+        self._draw()
+
+    def _draw(self) -> None:
+        self.bars.update(self.task, completed=self.done, note=f"{self.done}/{self.total} {self.text}")
+
+
+def _say(text: str) -> None:
+    print(f"edge: {text}", file=sys.stderr, flush=True)
