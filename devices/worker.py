@@ -1,0 +1,56 @@
+"""`python -m edge.devices.worker`: the process that measures, on this machine or on a device.
+
+In: one request as JSON on standard input. Out: messages on standard output, a JSON object a line: ``Began`` for each
+phase, at last the reply or ``Failed`` with one sentence; exit status 0 or 2. Whatever a runtime prints goes to standard
+error, so that it cannot garble the answer.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+import msgspec
+
+from edge.devices import harness
+from edge.devices.harness import Began, Failed, Message, ProfileRequest, Reply, Request
+from edge.errors import EdgeError
+
+
+def main() -> int:
+    channel = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # C code prints to descriptor 1
+
+    def send(message: Message) -> None:
+        channel.write(msgspec.json.encode(message) + b"\n")
+        channel.flush()
+
+    try:
+        request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
+        send(_answer(request, lambda phase: send(Began(phase=phase))))
+    except EdgeError as error:
+        send(Failed(kind=type(error).__name__, sentence=str(error)))
+        return error.exit_status
+    except Exception as error:
+        # The parent shows one sentence; the traceback stays on standard error for who looks for it.
+        traceback.print_exc()
+        detail = " ".join(str(error).split())[:300]
+        sentence = f"the measuring process failed with {type(error).__name__}: {detail}."
+        send(Failed(kind="DeviceError", sentence=sentence))
+        return EdgeError.exit_status
+    return 0
+
+
+def _answer(request: Request, began: Callable[[str], None]) -> Reply:
+    if isinstance(request, ProfileRequest):
+        return harness.profile(request, began)
+    from edge.devices import roofline
+
+    began("roofline")
+    return harness.RoofFound(roof=roofline.machine_roof(request.threads))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""The Python verbs beside ``edge.export``: load, verify and profile a bundle."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from edge._version import __version__
+from edge.bundle import MANIFEST, Bundle, open_bundle, sha256_file
+from edge.devices import facts
+from edge.devices.base import Device, find_device
+from edge.devices.harness import Profiled, ProfileRequest, RoofFound, RoofRequest
+from edge.devices.roofline import bound
+from edge.errors import UsageError
+from edge.errorstats import compare_all
+from edge.measurement import BundleFacts, EntryCheck, Measurement, Roof, Settings
+from edge.progress import Progress
+from edge.runtimes.base import Session, session_class, usable_cores
+
+#: Seconds that a profile may take before it counts as hung, beyond the time asked for: slow boards take a minute to
+#: import torch, and a slow model has its own limit (``edge.devices.harness.MOST_SECONDS``).
+PATIENCE = 600.0
+ROOF_PATIENCE = 180.0
+
+
+def load(path: Path | str, *, threads: int | None = None) -> Session:
+    """Open and check the bundle at ``path`` and load it.
+
+    ``threads`` defaults to what the bundle's target uses, within this machine's cores. Raises UsageError, BundleError,
+    and MissingDependencyError if its runtime is not installed.
+    """
+    return _load(open_bundle(path), threads)
+
+
+def verify(path: Path | str, *, threads: int | None = None, device: str = "local") -> tuple[EntryCheck, ...]:
+    """Run the stored samples through the bundle and compare with the stored outputs of eager, entry by entry.
+
+    Returns what was found, passed or not; raises as ``load`` does, and MismatchError for outputs of another shape.
+    """
+    find_device(device)
+    opened = open_bundle(path)
+    session = _load(opened, threads)
+    checks = []
+    for entry in opened.manifest.entries:
+        pairs = [(expected, session.run(entry.name, inputs)) for inputs, expected in opened.samples(entry.name)]
+        if not pairs:
+            raise UsageError(f"{opened.path.name} has no stored samples of '{entry.name}' to verify: export it again.")
+        checks.append(EntryCheck(
+            entry=entry.name,
+            where=f"{opened.manifest.runtime.name} on this host ({platform.machine()})",
+            samples=len(pairs),
+            tolerance=entry.tolerance,
+            outputs=compare_all(pairs, entry.tolerance),
+        ))  # fmt: skip
+    return tuple(checks)
+
+
+def profile(
+    path: Path | str,
+    *,
+    threads: int | None = None,
+    entries: Sequence[str] = (),
+    runs: int = 50,
+    seconds: float = 1.0,
+    device: str = "local",
+    operators: bool = True,
+    roofline: bool = True,
+    timeout: float | None = None,
+    progress: Progress | None = None,
+) -> Measurement:
+    """Measure the bundle at ``path`` in a fresh process on ``device``.
+
+    Every entry (or those in ``entries``) is run on its first stored sample at least ``runs`` times and ``seconds``
+    seconds. ``operators`` adds the per-operator pass, ``roofline`` what the machine could do at most. Raises as
+    ``load`` does, and DeviceError if the process dies or takes more than ``timeout`` seconds.
+    """
+    if runs < 1 or seconds < 0:
+        raise UsageError(f"profiling needs at least 1 run and no negative time, not {runs} runs and {seconds} s.")
+    found = find_device(device)
+    opened = open_bundle(path)
+    manifest = opened.manifest
+    for name in entries:
+        manifest.entry(name)
+    used = _threads(opened, threads)
+    progress = progress or Progress()
+    asked = len(entries) or len(manifest.entries)
+    request = ProfileRequest(
+        device=device, bundle=str(opened.path.resolve()), threads=used, entries=tuple(entries), runs=runs,
+        seconds=seconds, operators=operators,
+    )  # fmt: skip
+    profiled = found.work(request, timeout or PATIENCE + 4 * asked * max(seconds, 1.0), progress)
+    assert isinstance(profiled, Profiled)
+    roof = _roof(found, used, progress) if roofline else None
+    measured = profiled.entries
+    if roof is not None:
+        measured = tuple(
+            msgspec.structs.replace(
+                entry, bound=bound(entry.cost, entry.latency.p50_us, roof, manifest.recipe.scheme)
+            )
+            for entry in measured
+        )
+    return Measurement(
+        edge_version=__version__,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        bundle=_bundle_facts(opened),
+        device=profiled.facts,
+        settings=Settings(threads=used, runs=runs, seconds=seconds),
+        phases=profiled.phases,
+        memory=profiled.memory,
+        entries=measured,
+        roof=roof,
+        warnings=(*facts.warnings(profiled.facts, used), *profiled.warnings),
+    )
+
+
+def _load(opened: Bundle, threads: int | None) -> Session:
+    return session_class(opened.manifest.runtime.name)(opened.path, opened.manifest, _threads(opened, threads))
+
+
+def _threads(opened: Bundle, threads: int | None) -> int:
+    if threads is None:
+        return max(min(opened.manifest.target.threads, usable_cores()), 1)
+    if threads < 1:
+        raise UsageError(f"{threads} threads cannot run a model: give 1 or more.")
+    return threads
+
+
+def _roof(device: Device, threads: int, progress: Progress) -> Roof:
+    reply = device.work(RoofRequest(threads=threads), ROOF_PATIENCE, progress)
+    assert isinstance(reply, RoofFound)
+    return reply.roof
+
+
+def _bundle_facts(opened: Bundle) -> BundleFacts:
+    manifest = opened.manifest
+    return BundleFacts(
+        name=opened.path.resolve().name,
+        model=manifest.model,
+        runtime=manifest.runtime.name,
+        runtime_version=manifest.runtime.version,
+        scheme=manifest.recipe.scheme.value,
+        target=manifest.target.name,
+        manifest_sha256=sha256_file(opened.path / MANIFEST),
+        artifact_bytes=opened.artifact_bytes,
+        total_bytes=sum(record.size for record in manifest.files),
+        metrics=manifest.metrics,
+    )

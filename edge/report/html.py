@@ -1,0 +1,32 @@
+"""A measurement as one HTML page: no script, no font, no address but its own, so that it can be mailed and archived."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jinja2
+
+from edge.files import write_atomically
+from edge.measurement import Measurement
+from edge.report import charts, units
+
+TEMPLATE = Path(__file__).with_name("page.html")
+#: Rows of the operator table that are open to the eye; the rest can be unfolded.
+TOP = 12
+
+
+def encode(measurement: Measurement) -> bytes:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "duration": units.duration, "size": units.size, "binary_size": units.binary_size, "percent": units.percent,
+        "count": units.count, "digits": units.digits, "error": units.error,
+    }  # fmt: skip
+    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return page.render(m=measurement, charts=charts, top=TOP).encode("utf-8")
+
+
+def save(measurement: Measurement, path: Path) -> None:
+    """Write ``path``. Raises StorageError."""
+    write_atomically(path, encode(measurement))

@@ -1,0 +1,119 @@
+"""Measurements and checks on the terminal, as rich renderables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from edge.measurement import EntryCheck, EntryMeasurement, Measurement
+from edge.report import units
+
+#: Operators to list for each entry point.
+TOP = 8
+
+
+def render(measurement: Measurement) -> RenderableType:
+    """Everything that fits a terminal: latency, memory, the operators that take longest, and what to doubt."""
+    bundle, device, settings = measurement.bundle, measurement.device, measurement.settings
+    title = f"{bundle.model} on {bundle.runtime} {bundle.runtime_version}, {bundle.scheme}"
+    threads = f"{settings.threads} thread{'' if settings.threads == 1 else 's'}"
+    parts: list[RenderableType] = [
+        Text(title, style="bold"),
+        Text(f"{bundle.name}; {device.cpu}, {threads}", style="dim"),
+        "",
+        _latency(measurement),
+        "",
+        _facts(measurement),
+    ]
+    for entry in measurement.entries:
+        if entry.operators:
+            parts += ["", _operators(entry)]
+    notes = [f"{entry.entry}: {entry.bound.note}" for entry in measurement.entries if entry.bound]
+    if notes:
+        parts += ["", *(Text(note, style="dim") for note in dict.fromkeys(notes))]
+    if measurement.warnings:
+        parts += ["", *(Text(f"Warning: {sentence}", style="yellow") for sentence in measurement.warnings)]
+    return Group(*parts)
+
+
+def render_checks(checks: Sequence[EntryCheck]) -> RenderableType:
+    """What `edge verify` found: one row for each output."""
+    table = _table("entry point", "output", "samples>", "max error>", "relative>", "cosine>", "allowed>", "")
+    for check in checks:
+        for output in check.outputs:
+            table.add_row(
+                escape(check.entry), escape(output.output), str(check.samples), units.error(output.max_abs),
+                units.error(output.relative), f"{output.cosine:.6f}",
+                f"{check.tolerance.atol:.1e}, {check.tolerance.cosine:g}",
+                "[green]pass[/]" if output.passed else "[red]FAIL[/]",
+            )  # fmt: skip
+    where = ", ".join(dict.fromkeys(check.where for check in checks))
+    return Group(table, Text(f"stored samples against eager float32, computed by {where}", style="dim"))
+
+
+def _latency(measurement: Measurement) -> Table:
+    figures = ("p50>", "p90>", "p99>", "min>", "mean>", "runs>", "first run>", "of roofline>", "error>")
+    table = _table("entry point", *figures)
+    for entry in measurement.entries:
+        latency = entry.latency
+        table.add_row(
+            escape(entry.entry), f"[bold]{units.duration(latency.p50_us)}[/]", units.duration(latency.p90_us),
+            units.duration(latency.p99_us), units.duration(latency.min_us), units.duration(latency.mean_us),
+            str(latency.runs), units.duration(entry.first_us),
+            f"{units.percent(entry.bound.share)} {entry.bound.kind}" if entry.bound else "-",
+            units.error(max(output.relative for output in entry.errors)) if entry.errors else "-",
+        )  # fmt: skip
+    return table
+
+
+def _facts(measurement: Measurement) -> Table:
+    memory, bundle, roof = measurement.memory, measurement.bundle, measurement.roof
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column()
+    load = f"{units.duration(measurement.load_us)}, after {units.duration(measurement.import_us)} to import the runtime"
+    table.add_row("load", load)
+    table.add_row(
+        "memory",
+        f"{units.size(memory.peak)} at its peak: {units.size(memory.baseline)} Python, "
+        f"{units.size(max(memory.imported - memory.baseline, 0))} runtime, {units.size(memory.model)} the model",
+    )
+    total = units.size(bundle.total_bytes)
+    table.add_row("size", f"{units.size(bundle.artifact_bytes)} of artifacts, {total} the whole bundle")
+    for metric in bundle.metrics:
+        figure = f"{units.digits(metric.bundle)} (eager {units.digits(metric.eager)})"
+        table.add_row("metric", f"{escape(metric.name)} {figure}, {escape(metric.data)}")
+    if roof is not None:
+        table.add_row(
+            "machine",
+            f"{units.digits(roof.bandwidth_gbs)} GB/s read, {units.digits(roof.peak_gflops)} GFLOP/s float32, measured",
+        )
+    return table
+
+
+def _operators(entry: EntryMeasurement) -> RenderableType:
+    table = _table(f"operators of {escape(entry.entry)}", "kind", "by", "calls>", "a call>", "share>")
+    ordered = sorted(entry.operators, key=lambda row: -row.share)
+    for row in ordered[:TOP]:
+        table.add_row(
+            escape(row.name), escape(row.kind), escape(row.provider), units.digits(row.calls_per_run),
+            units.duration(row.mean_us), units.percent(row.share),
+        )  # fmt: skip
+    if rest := ordered[TOP:]:
+        share = units.percent(sum(row.share for row in rest))
+        table.add_row(f"[dim]{len(rest)} more[/]", "", "", "", "", f"[dim]{share}[/]")
+    return Padding(table, 0)
+
+
+def _table(*columns: str) -> Table:
+    """A borderless table; a column that ends in ">" holds figures."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in columns:
+        figures = column.endswith(">")
+        table.add_column(column.rstrip(">"), justify="right" if figures else "left", no_wrap=figures)
+    return table
