@@ -16,7 +16,7 @@ class _Versioned(msgspec.Struct):
 
 
 def encode(measurement: Measurement) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(measurement), indent=1) + b"\n"
+    return msgspec.json.encode(measurement) + b"\n"
 
 
 def decode(raw: bytes, name: str = "the measurement") -> Measurement:

@@ -73,11 +73,14 @@ class Scale:
         return self.low if self.log else -math.inf
 
     def ticks(self, wanted: int = 5) -> list[float]:
-        """Round values within the scale: powers of ten on a log scale, else multiples of 1, 2 or 5."""
+        """Round values within the scale: powers of ten on a long log scale, else multiples of 1, 2 or 5."""
         if self.log:
-            found = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
-            step = max(math.ceil(len(found) / wanted), 1)
-            return [10.0**power for power in found[::step]]
+            powers = range(math.floor(math.log10(self.low) + 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
+            if len(powers) <= 3:
+                found = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+            else:
+                found = [10.0**power for power in powers[:: math.ceil(len(powers) / (wanted + 1))]]
+            return [value for value in found if self.low * (1 - 1e-9) <= value <= self.high * (1 + 1e-9)]
         span = self.high - self.low
         if span <= 0:
             return [self.low]
@@ -104,7 +107,7 @@ def y_axis(drawing: Drawing, scale: Scale, x: float, right: float, label: Callab
         at = scale(value)
         drawing.line(x, at, right, at, "grid")
         drawing.text(x - 5, at + 3.5, label(value), "tick", "end")
-    drawing.text(2, min(scale.start, scale.end) - 9, title, "tick")
+    drawing.text(2, min(scale.start, scale.end) - 11, title, "tick")
 
 
 def clipped(name: str, most: int) -> str:

@@ -64,7 +64,7 @@ def _latency(measurement: Measurement) -> Table:
         table.add_row(
             escape(entry.entry), f"[bold]{units.duration(latency.p50_us)}[/]", units.duration(latency.p90_us),
             units.duration(latency.p99_us), units.duration(latency.min_us), units.duration(latency.mean_us),
-            str(latency.runs), units.duration(entry.first_us),
+            f"{latency.runs:,}", units.duration(entry.first_us),
             f"{units.percent(entry.bound.share)} {entry.bound.kind}" if entry.bound else "-",
             units.error(max(output.relative for output in entry.errors)) if entry.errors else "-",
         )  # fmt: skip
@@ -101,7 +101,7 @@ def _operators(entry: EntryMeasurement) -> RenderableType:
     ordered = sorted(entry.operators, key=lambda row: -row.share)
     for row in ordered[:TOP]:
         table.add_row(
-            escape(row.name), escape(row.kind), escape(row.provider), units.digits(row.calls_per_run),
+            escape(row.name), escape(row.kind), escape(row.provider), units.calls(row.calls_per_run),
             units.duration(row.mean_us), units.percent(row.share),
         )  # fmt: skip
     if rest := ordered[TOP:]:

@@ -47,6 +47,11 @@ def percent(share: float) -> str:
     return f"{digits(100 * share)} %" if share >= 0.0995 else f"{100 * share:.1f} %"
 
 
+def calls(number: float) -> str:
+    """Calls per run: "1", or "2.5" where only some runs make one more."""
+    return f"{number:.3g}"
+
+
 def error(value: float) -> str:
     """An error in two digits; one without bound as "unbounded"."""
     return "unbounded" if value >= UNBOUNDED else f"{value:.1e}"
