@@ -1,0 +1,271 @@
+"""Integer linears for TVM: the captured graph with int8 weights, int8 activations and an int32 product.
+
+TVM's importers compute quantized models in float, so the graph is rewritten here, before the import:
+
+    linear(x, W, b)  ->  float(int8_matmul(q(x), Wq)) * (sx * sw) + b
+
+``Wq`` has a scale ``sw`` for each output channel (symmetric, 127 levels a side). ``q`` is affine with one scale and
+zero point from the calibration samples (int8), or symmetric with one scale a row, found at run time (int8-dynamic).
+Every ``linear`` and ``matmul`` with a constant 2-D matrix is rewritten, except in the modules that ``keep_float`` names and
+where input or output is narrower than ``NARROW``. A model without any such layer is refused (UnsupportedError).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edge.errors import UnsupportedError
+from edge.export.base import Captured
+from edge.export.capture import call, to_tensors
+from edge.export.tvm_convert import module_of
+from edge.families.base import Arrays
+from edge.spec import Scheme
+
+if TYPE_CHECKING:
+    import torch
+    from torch.export import ExportedProgram
+    from torch.fx import GraphModule, Node
+
+#: Narrower products than this cost more to quantize than they save, and are often means written as products.
+NARROW = 8
+#: The smallest scale of a row: a row of zeros must not divide by zero.
+TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """The rewritten entry as a program to lower, the same graph to run in torch, and how many layers are integer."""
+
+    program: ExportedProgram
+    run: Callable[[Arrays], Arrays]
+    layers: int
+
+
+def quantize(captured: Captured, scheme: Scheme) -> Quantized:
+    """The captured graph with integer linears; ``scheme`` is INT8 or INT8_DYNAMIC."""
+    import torch
+
+    entry = captured.entry
+    register_operator()
+    graph_module = captured.program.module(check_guards=False)
+    products = find_products(graph_module, entry.keep_float)
+    arguments = to_tensors(entry, captured.references[0][0])
+    with torch.no_grad():
+        if scheme is Scheme.INT8:
+            ranges = observe(graph_module, products, [to_tensors(entry, sample) for sample in captured.calibration])
+            _rewrite(graph_module, products, lambda node: _affine(graph_module, node, ranges[node]))
+        else:
+            _rewrite(graph_module, products, lambda node: _by_row(graph_module, node))
+        with warnings.catch_warnings():
+            # As in capture: torch's tracer warns of its own internals.
+            warnings.simplefilter("ignore")
+            program = torch.export.export(graph_module, arguments, dynamic_shapes=_dynamic_shapes(captured))
+    return Quantized(program, lambda sample: call(graph_module, entry, sample), len(products))
+
+
+def refuse_nothing_quantized(quantized: Sequence[Quantized], scheme: Scheme) -> None:
+    if not any(entry.layers for entry in quantized):
+        raise UnsupportedError(
+            f"{scheme.value} on tvm covers linear layers (of at least {NARROW} inputs and outputs) and this model "
+            "has none outside keep_float: choose fp32, or another runtime."
+        )
+
+
+@dataclass(frozen=True)
+class Product:
+    """A matrix product with a constant: its node, its input, the weight as [N, K], and the bias's node."""
+
+    node: Node
+    x: Node
+    weight: torch.Tensor
+    bias: Node | None
+
+
+def find_products(graph_module: GraphModule, keep_float: tuple[str, ...]) -> list[Product]:
+    """Every product to quantize, in order."""
+    import torch
+
+    found = []
+    for node in graph_module.graph.nodes:
+        if node.op != "call_function" or node.target not in (
+            torch.ops.aten.linear.default,
+            torch.ops.aten.matmul.default,
+        ):
+            continue
+        x, weight = node.args[0], _constant(graph_module, node.args[1])
+        if weight is None or weight.ndim != 2 or weight.dtype != torch.float32 or x.op == "get_attr":
+            continue
+        if node.target is torch.ops.aten.matmul.default:
+            weight = weight.t()
+        if min(weight.shape) < NARROW or _kept(module_of(node), keep_float):
+            continue
+        bias = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
+        if bias is not None and _constant(graph_module, bias) is None:
+            continue
+        found.append(Product(node, x, weight.detach(), bias))
+    return found
+
+
+def observe(
+    graph_module: GraphModule, products: Sequence[Product], samples: Sequence[tuple[torch.Tensor, ...]]
+) -> Mapping[Node, tuple[float, float]]:
+    """Least and greatest value (0 included, so that it is exact) of each product's input over the samples."""
+    import torch
+
+    watched = {product.x for product in products}
+    ranges = dict.fromkeys(watched, (0.0, 0.0))
+
+    class Observer(torch.fx.Interpreter):
+        def run_node(self, n: Node) -> Any:
+            value = super().run_node(n)
+            if n in watched:
+                low, high = torch.aminmax(value)
+                known = ranges[n]
+                ranges[n] = (min(known[0], float(low)), max(known[1], float(high)))
+            return value
+
+    for sample in samples:
+        Observer(graph_module).run(*sample)
+    return ranges
+
+
+#: Emits the nodes that quantize ``x``; gives the int8 node, the factor of the product (a number or a node) and the zero
+#: point.
+_Quantizer = Callable[["Node"], tuple["Node", "float | Node", int]]
+
+
+def _affine(graph_module: GraphModule, x: Node, observed: tuple[float, float]) -> tuple[Node, float, int]:
+    """q = clamp(round(x / scale) + zero, -128, 127); 255 steps cover the observed range."""
+    import torch
+
+    aten = torch.ops.aten
+    low, high = observed
+    scale = max((high - low) / 255.0, TINY)
+    zero = max(-128, min(127, round(-128 - low / scale)))
+    new = graph_module.graph.call_function
+    steps = new(aten.round.default, (new(aten.mul.Tensor, (x, 1.0 / scale)),))
+    clamped = new(aten.clamp.default, (steps, -128.0 - zero, 127.0 - zero))
+    shifted = new(aten.add.Tensor, (clamped, float(zero)))
+    return new(aten._to_copy.default, (shifted,), {"dtype": torch.int8}), scale, zero
+
+
+def _by_row(graph_module: GraphModule, x: Node) -> tuple[Node, Node, int]:
+    """q = round(x / scale) with scale = max|x| / 127 over the last axis."""
+    import torch
+
+    aten = torch.ops.aten
+    new = graph_module.graph.call_function
+    largest = new(aten.amax.default, (new(aten.abs.default, (x,)), [-1], True))
+    scale = new(aten.clamp.default, (new(aten.mul.Tensor, (largest, 1.0 / 127.0)), TINY))
+    steps = new(aten.round.default, (new(aten.mul.Tensor, (x, new(aten.reciprocal.default, (scale,)))),))
+    return new(aten._to_copy.default, (steps,), {"dtype": torch.int8}), scale, 0
+
+
+def _rewrite(graph_module: GraphModule, products: Sequence[Product], quantizer: _Quantizer) -> None:
+    import torch
+
+    aten, graph = torch.ops.aten, graph_module.graph
+    quantized: dict[Node, tuple[Node, float | Node, int]] = {}
+    for index, product in enumerate(products):
+        # An input that several products share (a query, a key, a value) is quantized once, where the first stands.
+        with graph.inserting_before(product.node):
+            if product.x not in quantized:
+                quantized[product.x] = quantizer(product.x)
+            q, factor, zero = quantized[product.x]
+            weight, scale = quantize_weight(product.weight)
+            shift = torch.zeros(len(scale), dtype=torch.float64)
+            if product.bias is not None:
+                shift += _constant_of(graph_module, product.bias).double()
+            if isinstance(factor, float):
+                scale = scale * factor
+                shift -= zero * weight.sum(1).double() * scale
+            name = f"int8_product_{index}"
+            accumulated = graph.call_function(
+                torch.ops.edge_tvm.int8_matmul.default, (q, _buffer(graph_module, f"{name}_weight", weight))
+            )
+            value = graph.call_function(aten._to_copy.default, (accumulated,), {"dtype": torch.float32})
+            if not isinstance(factor, float):
+                value = graph.call_function(aten.mul.Tensor, (value, factor))
+            value = graph.call_function(
+                aten.mul.Tensor, (value, _buffer(graph_module, f"{name}_scale", scale.float()))
+            )
+            if product.bias is not None or zero:
+                value = graph.call_function(
+                    aten.add.Tensor, (value, _buffer(graph_module, f"{name}_shift", shift.float()))
+                )
+        product.node.replace_all_uses_with(value)
+        graph.erase_node(product.node)
+    graph.eliminate_dead_code()
+    graph_module.recompile()
+
+
+def quantize_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """int8 [N, K] and float64 scales [N], symmetric in each row."""
+    import torch
+
+    scale = (weight.abs().amax(1).double() / 127.0).clamp_min(TINY)
+    return torch.round(weight.double() / scale[:, None]).to(torch.int8), scale
+
+
+@functools.cache
+def register_operator() -> None:
+    """Define ``edge_tvm::int8_matmul`` in torch: int8 [..., K] by int8 [N, K] to int32 [..., N], exact."""
+    import torch
+
+    def compute(q: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        product = q.reshape(-1, q.shape[-1]).int() @ weight.int().t()
+        return product.reshape(*q.shape[:-1], weight.shape[0])
+
+    def fake(q: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return q.new_empty((*q.shape[:-1], weight.shape[0]), dtype=torch.int32)
+
+    operator = torch.library.custom_op(
+        "edge_tvm::int8_matmul", compute, mutates_args=(), schema="(Tensor q, Tensor weight) -> Tensor"
+    )
+    operator.register_fake(fake)
+
+
+def _dynamic_shapes(captured: Captured) -> tuple[dict[int, Any] | None, ...] | None:
+    import torch
+
+    entry = captured.entry
+    if not entry.dynamic:
+        return None
+    dims = {dim.name: torch.export.Dim(dim.name, min=dim.min, max=dim.max) for dim in entry.dynamic}
+    return tuple(
+        {dim.axis: dims[dim.name] for dim in entry.dynamic if dim.input == spec.name} or None for spec in entry.inputs
+    )
+
+
+def _kept(path: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a pattern names the module at ``path`` or one that contains it."""
+    parts = path.split(".")
+    ancestors = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+    return any(fnmatch.fnmatchcase(ancestor, pattern) for ancestor in ancestors for pattern in patterns)
+
+
+def _constant(graph_module: GraphModule, argument: Any) -> torch.Tensor | None:
+    import torch
+
+    if not isinstance(argument, torch.fx.Node) or argument.op != "get_attr":
+        return None
+    value: Any = graph_module
+    for part in str(argument.target).split("."):
+        value = getattr(value, part)
+    return value if isinstance(value, torch.Tensor) else None
+
+
+def _constant_of(graph_module: GraphModule, node: Node) -> torch.Tensor:
+    value = _constant(graph_module, node)
+    assert value is not None
+    return value
+
+
+def _buffer(graph_module: GraphModule, name: str, value: torch.Tensor) -> Node:
+    graph_module.register_buffer(name, value)
+    return graph_module.graph.get_attr(name)
