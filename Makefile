@@ -1,0 +1,59 @@
+# make demo   set up, export the demo models for a Raspberry Pi, verify and profile them
+# make test   set up and run the tests (the fast ones; PYTEST_ARGS= runs all)
+# make lint   ruff and mypy
+# make bench  the side-by-side benchmarks, results in results/
+#
+# PYTHON is the interpreter that .venv is made with (3.11 or newer), PIP_ARGS goes to every pip install.
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+PYTEST_ARGS ?= -m "not slow"
+BENCH_ARGS ?=
+
+BIN := $(VENV)/bin
+DEMO := tspulse-rpi.edge relu2-mlp-rpi.edge
+# mypy looks a package up in one folder; the sub-packages that lie beside edge/ are linked into one for it.
+TYPING := build/typing
+BESIDE := export runtimes devices
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.export
+	$(BIN)/edge export --target rpi
+	@for bundle in $(DEMO); do \
+	  echo; echo "== edge verify $$bundle"; $(BIN)/edge verify $$bundle || exit; \
+	  echo; echo "== edge profile $$bundle"; $(BIN)/edge profile $$bundle || exit; \
+	done
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	@rm -rf $(TYPING) && mkdir -p $(TYPING)/edge
+	@ln -s $(CURDIR)/edge/* $(addprefix $(CURDIR)/,$(BESIDE)) $(TYPING)/edge/
+	cd $(TYPING) && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml -p edge
+
+bench: $(VENV)/.dev
+	@mkdir -p results
+	@for script in benchmarks/*.py; do \
+	  name=$$(basename $$script .py); echo "== $$name"; \
+	  $(BIN)/python $$script --json results/$$name.json $(BENCH_ARGS) || exit; \
+	done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info $(DEMO)
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edge needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+# What pyproject.toml asks for; a stamp each, so that a second run starts at once.
+$(VENV)/.export: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install $(PIP_ARGS) -e '.[export]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install $(PIP_ARGS) -e '.[dev]'
+	@touch $@ $(VENV)/.export
