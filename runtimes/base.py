@@ -102,8 +102,9 @@ def check_inputs(record: EntryRecord, inputs: Mapping[str, np.ndarray]) -> list[
 
 
 def runtime_names() -> list[str]:
-    """Every runtime in this folder, by name."""
-    return sorted(info.name for info in pkgutil.iter_modules(edge.runtimes.__path__) if info.name != "base" and not info.ispkg)
+    """Every runtime in this folder, by name; a name with a leading underscore is a runtime's own helper."""
+    found = pkgutil.iter_modules(edge.runtimes.__path__)
+    return sorted(info.name for info in found if info.name != "base" and not info.ispkg and info.name[0] != "_")
 
 
 def session_class(runtime: str) -> type[Session]:
