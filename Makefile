@@ -33,7 +33,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	@rm -rf $(TYPING) && mkdir -p $(TYPING)/edge
 	@ln -s $(CURDIR)/edge/* $(addprefix $(CURDIR)/,$(BESIDE)) $(TYPING)/edge/
-	cd $(TYPING) && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml -p edge
+	cd $(TYPING) && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p edge
 
 bench: $(VENV)/.dev
 	@mkdir -p results
