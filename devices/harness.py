@@ -173,14 +173,12 @@ def _measure(
         warmup = _warm_up(call, WARMUP_PART * request.seconds)
         clock.calls = warmup
     with clock.phase("runs", name):
-        rows = _timed(call, request.runs, request.seconds)
+        rows, whole = _timed(call, request.runs, request.seconds)
         clock.calls = len(rows)
     runs = tuple(Run(clock.us(start), round((end - start) / 1e3, 3)) for start, end in rows)
     bind, first = (clock.phases[index].duration_us for index in (-4, -3))
     took = (rows[-1][1] - rows[0][0]) / 1e9
-    short = None
-    if len(rows) < request.runs or took < request.seconds:
-        short = f"{name} was stopped after {len(rows)} runs and {took:.0f} s, short of what was asked for."
+    short = f"{name} was stopped after {len(rows)} runs and {took:.1f} s, short of what was asked for."
     return EntryMeasurement(
         entry=name,
         inputs={spec.name: value.shape for spec, value in zip(record.inputs, inputs, strict=True)},
@@ -192,7 +190,7 @@ def _measure(
         operators=(),
         cost=record.cost,
         errors=_verified(record),
-    ), short
+    ), None if whole else short
 
 
 def _warm_up(call: Callable[[], object], seconds: float) -> int:
@@ -207,8 +205,11 @@ def _warm_up(call: Callable[[], object], seconds: float) -> int:
             return calls
 
 
-def _timed(call: Callable[[], object], runs: int, seconds: float) -> list[tuple[int, int]]:
-    """(start, end) in nanoseconds of each call, until there are ``runs`` of them and ``seconds`` have passed."""
+def _timed(call: Callable[[], object], runs: int, seconds: float) -> tuple[list[tuple[int, int]], bool]:
+    """(start, end) in nanoseconds of each call, until there are ``runs`` of them and ``seconds`` have passed.
+
+    The second value is False if a limit stopped it before.
+    """
     now = time.perf_counter_ns
     rows: list[tuple[int, int]] = []
     gc.collect()
@@ -223,12 +224,11 @@ def _timed(call: Callable[[], object], runs: int, seconds: float) -> list[tuple[
             end = now()
             rows.append((start, end))
             if end >= enough and len(rows) >= runs:
-                break
+                return rows, True
             if len(rows) >= most_runs or (end >= most and len(rows) >= LEAST_RUNS):
-                break
+                return rows, False
     finally:
         gc.enable()
-    return rows
 
 
 def _operators(
