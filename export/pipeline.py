@@ -7,7 +7,7 @@ Nothing is written to the output unless every stage passes.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,10 +155,7 @@ class _Export:
                 modules = found.setdefault(lack.operator, {})
                 modules[lack.module] = modules.get(lack.module, 0) + lack.count
         if found:
-            listed = "; ".join(
-                f"{operator} in {', '.join(f'{module or "the top level"} ({count}x)' for module, count in modules.items())}"
-                for operator, modules in sorted(found.items())
-            )
+            listed = "; ".join(f"{operator} in {_modules(modules)}" for operator, modules in sorted(found.items()))
             others = ", ".join(name for name in runtime_names() if name != self.recipe.runtime)
             raise UnsupportedError(
                 f"{self.recipe.runtime} lacks {len(found)} operator{'s' if len(found) > 1 else ''} of this model ({listed}): "
@@ -304,6 +301,10 @@ def _host() -> Target:
     return load_target("cpu")
 
 
+def _modules(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{module or 'the top level'} ({count}x)" for module, count in counts.items())
+
+
 def _bytes(lowered: Lowered) -> int:
     """Size of what the runtime loads (not the tuning database, which only the next export reads)."""
     loaded = {artifact.file for artifact in lowered.artifacts.values()}
@@ -312,7 +313,8 @@ def _bytes(lowered: Lowered) -> int:
 
 def _failure_sentence(entry: str, failed: StageReport, errors: Sequence[LayerError]) -> str:
     worst = max((output for output in failed.outputs if not output.passed), key=lambda output: output.relative)
-    start = f", starting in {', '.join(f'{error.module} ({error.operator})' for error in errors)}" if errors else ""
+    layers = ", ".join(f"{error.module} ({error.operator})" for error in errors)
+    start = f", starting in {layers}" if errors else ""
     return (
         f"entry point '{entry}' is wrong after the stage '{failed.stage}': output '{worst.output}' is off by "
         f"{worst.relative:.3g} of its root mean square (cosine {worst.cosine:.5f}){start}"
