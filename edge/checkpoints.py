@@ -1,8 +1,8 @@
 """Reading a checkpoint without trusting it: tensors by name, and the SHA-256 of what they came from.
 
-In: a file (``.safetensors``, or ``.pt``, ``.pth``, ``.bin`` through torch's ``weights_only`` reader, which runs no code), or a
-folder with one such file, or with shards that a ``*.index.json`` lists. Out: `Checkpoint`. Everything that is missing,
-truncated, unsafe or of the wrong shape is a `CheckpointError` that names the file and the next step.
+In: a file (``.safetensors``, or ``.pt``, ``.pth``, ``.bin`` through torch's ``weights_only`` reader, which runs no
+code), or a folder with one such file, or with shards that a ``*.index.json`` lists. Out: `Checkpoint`. Everything
+that is missing, truncated, unsafe or of the wrong shape is a `CheckpointError` that names the file and the next step.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ ModuleT = TypeVar("ModuleT", bound="nn.Module")
 class Checkpoint:
     """Tensors by name (half precision widened to float32), and where they came from.
 
-    ``sha256`` is the hash of the one file, or of the sorted "hash  name" lines of several. ``config`` is the config.json
-    beside the weights, if there is one.
+    ``sha256`` is the hash of the one file, or of the sorted "hash  name" lines of several. ``config`` is the
+    config.json beside the weights, if there is one.
     """
 
     path: Path
@@ -57,7 +57,7 @@ def read(path: Path) -> Checkpoint:
     for file in files:
         for name, tensor in _read_file(file).items():
             if name in tensors:
-                raise CheckpointError(f"{file} holds the tensor '{name}', which another shard holds too: download it again.")
+                raise CheckpointError(f"{file} holds '{name}', which another shard holds too: download it again.")
             tensors[name] = _checked(file, name, tensor)
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors: pass the file that the training wrote.")
@@ -70,11 +70,13 @@ def fill(module: ModuleT, checkpoint: Checkpoint) -> ModuleT:
     own = module.state_dict()
     if missing := sorted(own.keys() - checkpoint.tensors.keys()):
         raise CheckpointError(
-            f"{checkpoint.path} lacks {_listed(missing)}, which the config asks for: pass the config.json that belongs to it."
+            f"{checkpoint.path} lacks {_listed(missing)}, which the config asks for: "
+            "pass the config.json that belongs to it."
         )
     if extra := sorted(checkpoint.tensors.keys() - own.keys()):
         raise CheckpointError(
-            f"{checkpoint.path} has {_listed(extra)} that the config does not know: pass the config.json that belongs to it."
+            f"{checkpoint.path} has {_listed(extra)} that the config does not know: "
+            "pass the config.json that belongs to it."
         )
     for name, tensor in own.items():
         found = checkpoint.tensors[name]
@@ -131,7 +133,7 @@ def _shards(index: Path) -> list[Path]:
     files = []
     for name in sorted(set(names)):
         if "/" in name or "\\" in name or name in ("", ".", ".."):
-            raise CheckpointError(f"{index} names the file '{name}', which is not beside it: do not use this checkpoint.")
+            raise CheckpointError(f"{index} names '{name}', which is not a file beside it: do not use this checkpoint.")
         if not (index.parent / name).is_file():
             raise CheckpointError(f"{index.parent} lacks '{name}', which its index lists: download it again.")
         files.append(index.parent / name)
@@ -160,17 +162,21 @@ def _read_safetensors(file: Path) -> Mapping[str, torch.Tensor]:
         tensors: dict[str, torch.Tensor] = load_file(file)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{file} is not a whole safetensors file ({reason}): download or write it again.") from error
+        raise CheckpointError(f"{file} is not a whole safetensors file ({reason}): download it again.") from error
     return tensors
 
 
 def _read_torch(file: Path) -> Mapping[str, torch.Tensor]:
     import pickle
+    import warnings
 
     import torch
 
     try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Torch remarks on pickles that it did not write; what it cannot take safely it refuses, which counts.
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{file} holds pickled objects or is damaged, and unpickling it could run code: "
@@ -193,7 +199,10 @@ def _checked(file: Path, name: str, tensor: torch.Tensor) -> torch.Tensor:
     if tensor.dtype in (torch.float16, torch.bfloat16):
         tensor = tensor.float()
     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-        raise CheckpointError(f"tensor '{name}' of {file} holds NaN or infinity: the training diverged, or the file is damaged.")
+        raise CheckpointError(
+            f"tensor '{name}' of {file} holds NaN or infinity, so the training diverged or the file is damaged: "
+            "pass a sound checkpoint."
+        )
     return tensor
 
 
@@ -207,6 +216,8 @@ def _digest(files: list[Path]) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    """'a', 'b' and 3 more tensors."""
+    """The tensor 'a', or 5 tensors ('a', 'b', ...)."""
     shown = ", ".join(f"'{name}'" for name in names[:2])
-    return f"the tensor {shown}" if len(names) == 1 else f"{len(names)} tensors ({shown}{', ...' if len(names) > 2 else ''})"
+    if len(names) == 1:
+        return f"the tensor {shown}"
+    return f"{len(names)} tensors ({shown}{', ...' if len(names) > 2 else ''})"

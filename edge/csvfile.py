@@ -2,8 +2,8 @@
 
 With or without a header line; separated by commas, semicolons or tabs; UTF-8. A column without a single number (names,
 ISO timestamps), and a first column that is called time, date, index or the like, stay as text and pass through to the
-output. An empty cell, NaN or NA is a missing value. Everything else that is not a number is an `InputError` that names the
-file, the line and the column.
+output. An empty cell, NaN or NA is a missing value. Everything else that is not a number is an `InputError` that
+names the file, the line and the column.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,8 @@ MISSING = frozenset({"", "nan", "na", "n/a", "null", "none"})
 #: Names of a first column that counts rows or time and is no measurement, lower case.
 CLOCKS = frozenset({"", "time", "timestamp", "date", "datetime", "ds", "index", "unnamed: 0", "epoch"})
 
+LARGEST = float(np.finfo(np.float32).max)
+
 
 @dataclass(frozen=True)
 class Column:
@@ -35,12 +37,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A CSV in memory. ``values`` is [rows, columns] float64, NaN where a cell is missing; ``lines`` number the rows."""
+    """A CSV in memory. ``values`` is [rows, columns] float64, NaN where a cell is missing."""
 
     path: Path
     header: tuple[str, ...] | None
     rows: tuple[tuple[str, ...], ...]
-    lines: tuple[int, ...]
+    lines: tuple[int, ...]  # where in the file each row ends, from 1
     columns: tuple[Column, ...]
     values: np.ndarray
     delimiter: str
@@ -58,7 +60,9 @@ class Table:
     def require(self, rows: int, why: str) -> None:
         """InputError if there are fewer than ``rows``."""
         if len(self.rows) < rows:
-            raise InputError(f"{self.path} has {len(self.rows)} rows of data but {why} needs at least {rows}: give a longer series.")
+            raise InputError(
+                f"{self.path} has {len(self.rows)} rows of data but {why} needs at least {rows}: give a longer series."
+            )
 
     def refuse_missing(self, advice: str) -> None:
         """InputError at the first missing value."""
@@ -81,7 +85,7 @@ def read_csv(path: Path | None, columns: Sequence[str] = ()) -> Table:
         lines.pop(0)
     if not rows:
         raise InputError(f"{path} has a header and no data: give a file with rows.")
-    names = [name.strip() for name in header] if header is not None else [str(place + 1) for place in range(len(rows[0]))]
+    names = [str(place + 1) for place in range(len(rows[0]))] if header is None else [name.strip() for name in header]
     chosen = _chosen(path, names, columns) if columns else _numeric(path, names, header is not None, rows)
     values = np.empty((len(rows), len(chosen)))
     for place, column in enumerate(chosen):
@@ -90,11 +94,13 @@ def read_csv(path: Path | None, columns: Sequence[str] = ()) -> Table:
     return Table(path, header, tuple(rows), tuple(lines), tuple(chosen), values, delimiter)
 
 
-def write_csv(path: Path, table: Table, filled: dict[int, Sequence[str]], extra: dict[str, Sequence[str]]) -> Path:
+def write_csv(
+    path: Path, table: Table, filled: Mapping[int, Sequence[str]], extra: Mapping[str, Sequence[str]]
+) -> Path:
     """Write ``table`` to ``path`` with the cells of some places replaced and with more columns at its end.
 
-    ``filled`` maps a place in the row to its new cells, ``extra`` a name to a new column; all have one cell a row. A file
-    without a header gets one if there are extra columns, since nothing else would say what they are.
+    ``filled`` maps a place in the row to its new cells, ``extra`` a name to a new column; all have one cell a row. A
+    file without a header gets one if there are extra columns, since nothing else would say what they are.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, delimiter=table.delimiter, lineterminator="\n")
@@ -124,7 +130,7 @@ def _cells(path: Path) -> tuple[str, list[int], list[tuple[str, ...]]]:
     if not first:
         raise InputError(f"{path} is empty: give a CSV with rows of numbers.")
     delimiter = max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     lines: list[int] = []
     rows: list[tuple[str, ...]] = []
     try:
@@ -186,7 +192,7 @@ def _number(path: Path, line: int, column: Column, cell: str) -> float:
             f"{path}, line {line}, column '{column.name}' holds '{text[:40]}', which is not a number: correct it, "
             "leave the cell empty, or choose other columns with --columns."
         ) from None
-    if math.isinf(value) or abs(value) > np.finfo(np.float32).max:
+    if math.isinf(value) or abs(value) > LARGEST:
         raise InputError(
             f"{path}, line {line}, column '{column.name}' holds {text[:40]}, which no float32 can: correct it or "
             "leave the cell empty."
@@ -205,9 +211,9 @@ def _parses(cell: str) -> bool:
     return True
 
 
-def _free(extra: dict[str, Sequence[str]], header: Sequence[str]) -> list[str]:
+def _free(extra: Iterable[str], header: Sequence[str]) -> list[str]:
     """The names of new columns, made different from those that the file has."""
-    names = []
+    names: list[str] = []
     for name in extra:
         taken, count = set(header) | set(names), 2
         free = name

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
+import numpy as np
 
 from edge.progress import Progress
 
@@ -43,3 +44,10 @@ class Task(ABC):
 
     @abstractmethod
     def run(self, session: Session, request: TaskRequest, progress: Progress) -> TaskResult: ...
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities over the last axis, float64."""
+    shifted = np.exp(logits.astype(np.float64) - np.max(logits, axis=-1, keepdims=True))
+    chances: np.ndarray = shifted / shifted.sum(axis=-1, keepdims=True)
+    return chances

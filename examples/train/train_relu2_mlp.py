@@ -29,10 +29,12 @@ PIXEL_MAX = 16.0  # of the data set: each pixel counts the set bits of a 4x4 blo
 CARD = """# relu2-mlp demo
 Reads 8x8 images of handwritten digits (64 pixels from 0 to 16) into ten classes.
 
-- Data: scikit-learn's `load_digits`, the test part of "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak;
-  UCI Machine Learning Repository, CC BY 4.0). {train} images for training, {test} held out, split by class, seed {seed}.
-- Training: `python examples/train/train_relu2_mlp.py -o edge/demo/relu2-mlp --seed {seed}` ({epochs} epochs, {parameters:,} parameters).
-  Images are shifted by up to a pixel; the loss adds {penalty} times the mean of relu over the hidden layers.
+- Data: scikit-learn's `load_digits`, the test part of "Optical Recognition of Handwritten Digits" (E. Alpaydin, C.
+  Kaynak; UCI Machine Learning Repository, CC BY 4.0). {train} images for training, {test} held out, split by class,
+  seed {seed}.
+- Training: `python examples/train/train_relu2_mlp.py -o edge/demo/relu2-mlp --seed {seed}` ({epochs} epochs,
+  {parameters:,} parameters). Images are shifted by up to a pixel; the loss adds {penalty} times the mean of relu over
+  the hidden layers.
 - Held-out accuracy: {accuracy:.2%}.
 - Zeros after the squared ReLUs, on the held-out images: {zeros}.
 - Files: `samples.npz` holds the held-out images and labels, and {calibration} training images for calibration.
@@ -111,12 +113,20 @@ def main() -> None:
     calibration = images[:128]
     np.savez_compressed(
         options.output / "samples.npz",
-        test_images=test_images, test_labels=test_labels.astype(np.uint8), calibration_images=calibration,
+        test_images=test_images,
+        test_labels=test_labels.astype(np.uint8),
+        calibration_images=calibration,
     )
     card = CARD.format(
-        train=len(images), test=len(test_images), seed=options.seed, epochs=options.epochs, penalty=options.penalty,
-        parameters=sum(parameter.numel() for parameter in model.parameters()), accuracy=accuracy,
-        zeros=", ".join(f"{share:.1%}" for share in zeros.values()), calibration=len(calibration),
+        train=len(images),
+        test=len(test_images),
+        seed=options.seed,
+        epochs=options.epochs,
+        penalty=options.penalty,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        accuracy=accuracy,
+        zeros=", ".join(f"{share:.1%}" for share in zeros.values()),
+        calibration=len(calibration),
     )
     (options.output / "CARD.md").write_text(card)
     print(card)

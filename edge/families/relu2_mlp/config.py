@@ -10,7 +10,7 @@ from edge.errors import ConfigError
 
 
 class Relu2MLPConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The stack's shape: embed (in_features to width), one block per entry of `hidden`, head (width to out_features)."""
+    """The stack's shape: embed (in_features to width), a block per entry of `hidden`, head (width to out_features)."""
 
     in_features: int
     out_features: int
@@ -29,6 +29,6 @@ class Relu2MLPConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         if not self.hidden or min(sizes) < 1:
             raise ConfigError("relu2-mlp config: in_features, out_features, width and each hidden must be at least 1.")
         if not self.embed and self.in_features != self.width:
-            raise ConfigError(f"relu2-mlp config: without embed, in_features ({self.in_features}) must be width ({self.width}).")
+            raise ConfigError(f"relu2-mlp config: without embed, in_features must be width ({self.width}).")
         if not self.head and self.out_features != self.width:
-            raise ConfigError(f"relu2-mlp config: without head, out_features ({self.out_features}) must be width ({self.width}).")
+            raise ConfigError(f"relu2-mlp config: without head, out_features must be width ({self.width}).")

@@ -17,8 +17,10 @@ import numpy as np
 from edge import checkpoints
 from edge.errors import CheckpointError, UsageError
 from edge.families.base import Arrays, EntryPoint, Metric, Model, ModelFamily, Run, Source
+from edge.families.relu2_mlp.classify import Classify
 from edge.families.relu2_mlp.config import Relu2MLPConfig
 from edge.spec import TensorSpec
+from edge.tasks import Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,6 +78,9 @@ class Relu2MLPFamily(ModelFamily):
             report=zero_shares(module, samples),
         )
 
+    def tasks(self) -> Mapping[str, Task]:
+        return {Classify.name: Classify()}
+
 
 def zero_shares(module: nn.Module, samples: Sequence[Arrays]) -> Mapping[str, float]:
     """The share of exact zeros behind each squared ReLU over ``samples``: {"zeros/layer0": 0.83, ...}."""
@@ -132,4 +137,3 @@ def _accuracy(folder: Path) -> Metric:
         data="360 held-out images of scikit-learn's digits",
         evaluate=evaluate,
     )
-

@@ -1,9 +1,10 @@
-"""Anomaly scores of a series, by the authors' method (Ekambaram et al., arXiv 2505.13033, section 4.1; granite-tsfm 0.3.2).
+"""Anomaly scores of a series, by the authors' method (Ekambaram et al., arXiv 2505.13033; granite-tsfm 0.3.2).
 
 Every column is standardised. In each window of 512 points, at every position, the patches of the last
-``aggregation_length`` points are hidden one at a time and reconstructed, in time ("time") and through the spectrum ("fft"),
-and the next point is forecast ("forecast"). A window's score is the mean squared error, over all columns. Scores are then
-moved to the middle of what they cover, brought to 0..1 over the series, smoothed, and the largest of the modes counts.
+``aggregation_length`` points are hidden one at a time and reconstructed, in time ("time") and through the spectrum
+("fft"), and the next point is forecast ("forecast"). A window's score is the mean squared error, over all columns.
+Scores are then moved to the middle of what they cover, brought to 0..1 over the series, smoothed, and the largest of
+the modes counts.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Anomaly(Task):
 def window_scores(
     run: Run, series: np.ndarray, geometry: Geometry, modes: Sequence[str], aggregation: int, progress: Progress
 ) -> dict[str, np.ndarray]:
-    """The score of every window of ``series`` [rows, columns], [rows - context] a mode: window i ends before row i + context."""
+    """The score of every window of ``series`` [rows, columns], [rows - context] a mode; window i starts at row i."""
     context, patch = geometry.context, geometry.patch
     data = np.ascontiguousarray(series.T, dtype=np.float32)
     starts = np.arange(context - aggregation, context, patch)

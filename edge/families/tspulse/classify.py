@@ -1,7 +1,7 @@
 """The class of a series: each stretch of 512 rows, one after the other, through a classification checkpoint.
 
-Values are given as they are in the file: level and spread are inputs of the classifier too, so scale them as they were for
-its training.
+Values are given as they are in the file: level and spread are inputs of the classifier too, so scale them as they
+were for its training.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from edge.errors import InputError
 from edge.families.tspulse.windows import Geometry
 from edge.files import write_atomically
 from edge.progress import Progress
-from edge.tasks import Task, TaskRequest, TaskResult
+from edge.tasks import Task, TaskRequest, TaskResult, softmax
 
 if TYPE_CHECKING:
     from edge.runtimes.base import Session
@@ -64,13 +64,6 @@ class Classify(Task):
             },
             written=tuple(written),
         )
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities over the last axis, float64."""
-    shifted = np.exp(logits.astype(np.float64) - np.max(logits, axis=-1, keepdims=True))
-    chances: np.ndarray = shifted / shifted.sum(axis=-1, keepdims=True)
-    return chances
 
 
 def _csv(rows: list[tuple[int, int]], classes: np.ndarray, probabilities: np.ndarray) -> str:

@@ -1,8 +1,9 @@
 """TSPulse as a model family: loading, entry points with real samples, the imputation metric, and the tasks.
 
-A reconstruction checkpoint has the entry points ``reconstruct`` (every head), ``impute`` (the time head alone) and ``embed``
-(vectors for search); a classification checkpoint has ``classify``. All take past_values [1, context, channels] float32, and
-all but ``classify`` past_observed_mask of the same shape, 1.0 (also when left out) where a point is known.
+A reconstruction checkpoint has the entry points ``reconstruct`` (every head), ``impute`` (the time head alone) and
+``embed`` (vectors for search); a classification checkpoint has ``classify``. All take past_values [1, context,
+channels] float32, and all but ``classify`` past_observed_mask of the same shape, 1.0 (also when left out) where a
+point is known.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ class TSPulseFamily(ModelFamily):
             entries=_entries(model, config, data, source.runtime),
             checkpoint_sha256=digest,
             random_seed=source.random_seed,
-            metrics=() if classifies or config.context_length != 512 else (data.metric(config.num_input_channels, mixes),),
+            metrics=()
+            if classifies or config.context_length != 512
+            else (data.metric(config.num_input_channels, mixes),),
         )
 
     def tasks(self) -> Mapping[str, Task]:
@@ -80,8 +83,10 @@ def _built(
         path = source.config or folder / "config.json"
         config = TSPulseConfig.from_json(path)
         classifies = "TSPulseForClassification" in _architectures(path)
-        build = partial(TSPulseForClassification if classifies else TSPulseForReconstruction, config)
-        return config, classifies, None, checkpoints.seeded(source.random_seed, build).eval()
+        seed = source.random_seed
+        if classifies:
+            return config, True, None, checkpoints.seeded(seed, partial(TSPulseForClassification, config)).eval()
+        return config, False, None, checkpoints.seeded(seed, partial(TSPulseForReconstruction, config)).eval()
     checkpoint = checkpoints.read(source.checkpoint or folder)
     found = source.config or checkpoint.config
     if found is None:
@@ -174,7 +179,9 @@ class _Series:
         found: list[Arrays] = []
         for index in range(count):
             place = np.arange(index, index + self.channels)
-            mask = self._cut(self.observed, place) if index % 2 else np.ones((1, self.context, self.channels), np.float32)
+            mask = (
+                self._cut(self.observed, place) if index % 2 else np.ones((1, self.context, self.channels), np.float32)
+            )
             past = self._cut(windows, place)
             found.append({"past_values": past * mask, "past_observed_mask": mask} if masked else {"past_values": past})
         return found

@@ -1,7 +1,7 @@
 """Filling the holes of a series, by the authors' method (granite-tsfm 0.3.2's imputation pipeline).
 
-Every column is standardised over what is known. The model reconstructs every window of 512 points; a missing value is the
-mean of all reconstructions that cover it, and a known value stays as it is, to the letter. Windows without a hole
+Every column is standardised over what is known. The model reconstructs every window of 512 points; a missing value is
+the mean of all reconstructions that cover it, and a known value stays as it is, to the letter. Windows without a hole
 cannot change anything, so they are left out.
 """
 
@@ -84,7 +84,7 @@ def fill(run: Run, values: np.ndarray, geometry: Geometry, progress: Progress) -
 
 
 def _jobs(holes: np.ndarray, context: int, mixes: bool) -> list[tuple[int, int]]:
-    """(first row, column) of every window with a hole; for a model that mixes, all columns of a window if one has any."""
+    """(first row, column) of every window with a hole; a model that mixes needs all columns of such a window."""
     before = np.concatenate([np.zeros((1, holes.shape[1]), int), np.cumsum(holes, axis=0)])
     has_hole = before[context:] > before[:-context]
     if mixes:

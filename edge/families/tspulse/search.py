@@ -1,8 +1,8 @@
 """Where in a long series does something like this happen? Search by the registers' state in the decoder.
 
-The last 512 rows of the query are compared with every place of the reference: first at every patch, then, around the best,
-at every row. Both files are standardised as a whole, and the model standardises each window, so level and size do
-not count. The distance is Euclidean, over the embeddings of all columns.
+The last 512 rows of the query are compared with every place of the reference: first at every patch, then, around the
+best, at every row. Both files are standardised as a whole, and the model standardises each window, so level and size
+do not count. The distance is Euclidean, over the embeddings of all columns.
 """
 
 from __future__ import annotations

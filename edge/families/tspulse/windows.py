@@ -52,8 +52,8 @@ def run_rows(
 ) -> dict[str, np.ndarray]:
     """``outputs`` [rows, ...] of ``entry`` for ``values`` [rows, context] and their mask (None: the entry takes none).
 
-    Rows are taken ``channels`` at a time, in order; the last run is filled up with copies. Points that ``observed`` marks
-    as missing are given to the model as zero.
+    Rows are taken ``channels`` at a time, in order; the last run is filled up with copies. Points that ``observed``
+    marks as missing are given to the model as zero.
     """
     count = len(values)
     values = np.asarray(values, np.float32)
