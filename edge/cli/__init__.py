@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 import traceback
@@ -26,10 +27,9 @@ def main() -> None:
     """The ``edge`` program."""
     signal.signal(signal.SIGTERM, _terminate)
     status = invoke(sys.argv[1:])
-    # Whoever reads our output may have left (`edge models | head -1`): the interpreter's own flush must not complain.
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.flush()
-    _detach_broken_stdout()
+    if _reader_left():
+        # What is still buffered goes nowhere; the interpreter's own last flush must not complain of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
 
 
@@ -50,8 +50,13 @@ def invoke(arguments: Sequence[str]) -> int:
         return fail(str(error), error.exit_status)
     except (KeyboardInterrupt, typer.Abort):
         return fail("interrupted; nothing was left half done.", INTERRUPTED)
-    except BrokenPipeError:
-        return 0
+    except BrokenPipeError as error:
+        return 0 if _reader_left() else fail(unexpected(error), EdgeError.exit_status)
+    except SystemExit as leaving:
+        # typer meets a broken pipe, whichever it was, by leaving with 1.
+        if not isinstance(leaving.__context__, BrokenPipeError):
+            raise
+        return 0 if _reader_left() else fail(unexpected(leaving.__context__), EdgeError.exit_status)
     except typer.TyperException as error:
         return fail(f"{error.format_message().rstrip('.')} (see `{_command(error)} --help`).", EdgeError.exit_status)
     except Exception as error:
@@ -92,8 +97,11 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
     raise SystemExit(TERMINATED)
 
 
-def _detach_broken_stdout() -> None:
+def _reader_left() -> bool:
+    """Whether whoever read our stdout is gone, as in `edge models | head -1`: no error of ours."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        watch = select.poll()
+        watch.register(sys.stdout.fileno(), 0)
+    except (AttributeError, OSError, ValueError):  # no poll here, or no real stdout (a test's, say)
+        return False
+    return any(event & select.POLLERR for _, event in watch.poll(0))
