@@ -20,6 +20,7 @@ from edge.spec import DTYPES, TensorSpec
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
     from torch.export import ExportedProgram
 
 
@@ -35,7 +36,7 @@ def capture(entry: EntryPoint, calibration: Sequence[Arrays] | None = None) -> C
     entry.module.eval()
     with torch.no_grad():
         references = [(sample, eager(entry, sample)) for sample in samples]
-    program = _export(entry, to_tensors(entry, samples[0]))
+    program = trace(entry, entry.module, to_tensors(entry, samples[0]))
     return Captured(
         entry=entry,
         program=program,
@@ -87,7 +88,11 @@ def _filled(entry: EntryPoint, spec: TensorSpec) -> np.ndarray:
     return spec.default()
 
 
-def _export(entry: EntryPoint, arguments: tuple[torch.Tensor, ...]) -> ExportedProgram:
+def trace(entry: EntryPoint, module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> ExportedProgram:
+    """``module``, which takes ``entry``'s inputs (its own module, or a rewritten graph of it), as an exported program.
+
+    The entry's dynamic dimensions stay dynamic. Raises UnsupportedError with torch.export's reason.
+    """
     import torch
 
     names = [spec.name for spec in entry.inputs]
@@ -102,7 +107,7 @@ def _export(entry: EntryPoint, arguments: tuple[torch.Tensor, ...]) -> ExportedP
         with warnings.catch_warnings():
             # torch's tracer warns of its own internals (deprecated pytree names); nothing a user can act on.
             warnings.simplefilter("ignore")
-            return torch.export.export(entry.module, arguments, dynamic_shapes=tuple(shapes) if dims else None)
+            return torch.export.export(module, arguments, dynamic_shapes=tuple(shapes) if dims else None)
     except Exception as error:  # torch.export raises a dozen unrelated types for what it cannot trace
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UnsupportedError(
