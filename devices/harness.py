@@ -131,7 +131,7 @@ def profile(request: ProfileRequest, began: Callable[[str], None]) -> Profiled:
         ),
         entries=tuple(entries),
         warnings=tuple(warnings),
-    )  # fmt: skip
+    )
 
 
 class _Clock:
@@ -156,7 +156,7 @@ class _Clock:
         self.phases.append(Phase(
             name=name, entry=entry, start_us=self.us(start), duration_us=round((end - start) / 1e3, 3),
             rss_bytes=_resident()[0], calls=self.calls,
-        ))  # fmt: skip
+        ))
 
 
 def _measure(

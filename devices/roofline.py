@@ -64,7 +64,7 @@ def measure_roof(threads: int, ram_bytes: int) -> Roof:
     return Roof(
         threads=threads, bandwidth_gbs=bandwidth, peak_gflops=peak, bandwidth_method=bandwidth_method,
         peak_method=peak_method, last_level_cache=cache,
-    )  # fmt: skip
+    )
 
 
 def bound(cost: Cost, p50_us: float, roof: Roof, scheme: Scheme) -> Bound:

@@ -55,7 +55,7 @@ def verify(path: Path | str, *, threads: int | None = None, device: str = "local
             samples=len(pairs),
             tolerance=entry.tolerance,
             outputs=compare_all(pairs, entry.tolerance),
-        ))  # fmt: skip
+        ))
     return tuple(checks)
 
 
@@ -91,7 +91,7 @@ def profile(
     request = ProfileRequest(
         device=device, bundle=str(opened.path.resolve()), threads=used, entries=tuple(entries), runs=runs,
         seconds=seconds, operators=operators,
-    )  # fmt: skip
+    )
     profiled = found.work(request, timeout or PATIENCE + 4 * asked * max(seconds, 1.0), progress)
     assert isinstance(profiled, Profiled)
     roof = _roof(found, used, progress) if roofline else None

@@ -115,7 +115,7 @@ def compare(
                     measured[index].append(api.profile(
                         paths[index], threads=used, entries=entries, runs=runs, seconds=seconds,
                         operators=False, roofline=False,
-                    ))  # fmt: skip
+                    ))
                     bar.advance()
     return build(_names(paths), [not _is_bundle(path) for path in paths], measured)
 
@@ -191,7 +191,7 @@ def _cells(name: str, measured: Sequence[Sequence[Measurement]], saved: Sequence
             ratio=ratio,
             relative=relative,
             cosine=cosine,
-        ))  # fmt: skip
+        ))
     return tuple(cells)
 
 

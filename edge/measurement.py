@@ -45,7 +45,7 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return cls(
             runs=len(values), min_us=float(values.min()), mean_us=float(values.mean()),
             p50_us=p50, p90_us=p90, p99_us=p99, max_us=float(values.max()),
-        )  # fmt: skip
+        )
 
 
 class Phase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -53,7 +53,7 @@ def histogram(entry: EntryMeasurement) -> Markup:
         drawing.text(
             at + (4 if right_side else -4), level + 2, f"{name} {units.duration(value)}", f"label m{row}",
             "start" if right_side else "end",
-        )  # fmt: skip
+        )
     return drawing.finish()
 
 
@@ -133,7 +133,7 @@ def memory(measurement: Measurement) -> Markup:
     rows = [
         ("Python and numpy", found.baseline), ("+ runtime imported", found.imported), ("+ bundle loaded", found.loaded),
         ("peak while loading", found.load_peak), ("peak while running", found.run_peak),
-    ]  # fmt: skip
+    ]
     return _bars("Resident memory", [(name, float(value), units.size(value)) for name, value in rows])
 
 

@@ -22,7 +22,7 @@ def encode(measurement: Measurement) -> bytes:
     environment.filters |= {
         "duration": units.duration, "size": units.size, "binary_size": units.binary_size, "percent": units.percent,
         "count": units.count, "digits": units.digits, "calls": units.calls, "error": units.error,
-    }  # fmt: skip
+    }
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return page.render(m=measurement, charts=charts, top=TOP).encode("utf-8")
 

@@ -51,7 +51,7 @@ def render_checks(checks: Sequence[EntryCheck]) -> RenderableType:
                 units.error(output.relative), f"{output.cosine:.6f}",
                 f"{check.tolerance.atol:.1e}, {check.tolerance.cosine:g}",
                 "[green]pass[/]" if output.passed else "[red]FAIL[/]",
-            )  # fmt: skip
+            )
     where = ", ".join(dict.fromkeys(check.where for check in checks))
     return Group(table, Text(f"stored samples against eager float32, computed by {where}", style="dim"))
 
@@ -67,7 +67,7 @@ def _latency(measurement: Measurement) -> Table:
             f"{latency.runs:,}", units.duration(entry.first_us),
             f"{units.percent(entry.bound.share)} {entry.bound.kind}" if entry.bound else "-",
             units.error(max(output.relative for output in entry.errors)) if entry.errors else "-",
-        )  # fmt: skip
+        )
     return table
 
 
@@ -103,7 +103,7 @@ def _operators(entry: EntryMeasurement) -> RenderableType:
         table.add_row(
             escape(row.name), escape(row.kind), escape(row.provider), units.calls(row.calls_per_run),
             units.duration(row.mean_us), units.percent(row.share),
-        )  # fmt: skip
+        )
     if rest := ordered[TOP:]:
         share = units.percent(sum(row.share for row in rest))
         table.add_row(f"[dim]{len(rest)} more[/]", "", "", "", "", f"[dim]{share}[/]")

@@ -73,7 +73,7 @@ def build(measurement: Measurement) -> Trace:
             "runtime": f"{bundle.runtime} {bundle.runtime_version}", "scheme": bundle.scheme, "device": device.cpu,
             "threads": str(measurement.settings.threads), "created": measurement.created,
         },
-    )  # fmt: skip
+    )
 
 
 def _phases(measurement: Measurement) -> list[Event]:
@@ -83,7 +83,7 @@ def _phases(measurement: Measurement) -> list[Event]:
         events.append(Event(
             name=label, cat="phase", ph="X", pid=PROCESS, tid=PHASES, ts=phase.start_us, dur=phase.duration_us,
             args={"calls": phase.calls, "rss_mb": phase.rss_bytes / 1e6},
-        ))  # fmt: skip
+        ))
         events.append(_resident(phase.start_us + phase.duration_us, phase.rss_bytes))
     return events
 
@@ -105,7 +105,7 @@ def _operators(entry: EntryMeasurement, origin: float, track: int) -> list[Event
             },
         )
         for row, start in laid_out(entry.operators)
-    ]  # fmt: skip
+    ]
 
 
 def laid_out(operators: Sequence[OperatorTime]) -> list[tuple[OperatorTime, float]]:
