@@ -118,10 +118,10 @@ class ReconstructionDecoder(nn.Module):
         self.fft_softmax_mapping = register_mapping(config, bins) if config.has_fft_softmax else None
 
     def forward(self, x: Tensor, fourier: Fourier | None, spectrum: Spectrum | None) -> Decoded:
-        n, channels = self.config.num_patches, self.config.num_input_channels
+        n = self.config.num_patches
         state = self.decoder(x)
         if self.config.expand > 1:
-            state = state[:, :channels]
+            state = state[:, : state.shape[1] // self.config.expand]
         registers = state[:, :, -self.config.registers :]
         forecast = None if self.forecast_mapping is None else self.forecast_mapping(registers).transpose(1, 2)
         softmax = None
