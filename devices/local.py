@@ -56,11 +56,14 @@ def converse(
         timer.start()
         try:
             last, final = _listen(process, request, progress)
-            status = process.wait()
+            if final is None:
+                # Not reaped yet, so that its number, which is its group's, cannot become another process'.
+                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         finally:
             timer.cancel()
+            timer.join()
             _kill(process)
-            process.wait()
+            status = process.wait()
             for stream in (process.stdin, process.stdout):
                 if stream is not None:
                     with contextlib.suppress(OSError):

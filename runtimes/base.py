@@ -111,7 +111,7 @@ def session_class(runtime: str) -> type[Session]:
     if runtime not in runtime_names():
         raise UsageError(f"there is no runtime '{runtime}': choose one of {', '.join(runtime_names())}, or auto.")
     session = importlib.import_module(f"edge.runtimes.{runtime}").SESSION
-    assert issubclass(session, Session)
+    assert isinstance(session, type) and issubclass(session, Session)
     return session
 
 
