@@ -1,0 +1,136 @@
+"""ONNX Runtime: each captured entry point becomes ``ENTRY.onnx``, all of them share ``weights.bin``.
+
+What is shipped is the plain graph, not one that ONNX Runtime has optimised: its optimiser picks layouts and fused
+kernels for the CPU that it runs on, so it does that on the device, when the session loads. Done here is what it does
+not do itself: linear layers as Gemms over flattened rows (`onnx_rows`), quantization (`onnx_quantize`), weights stored
+once (`onnx_weights`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from edge.dependencies import require
+from edge.errors import UnsupportedError
+from edge.export.base import Artifact, Captured, Lowered, Lowering, UnsupportedOperator
+from edge.export.onnx_graph import OPSET, finish, missing_functions, to_onnx
+from edge.export.onnx_quantize import quantize
+from edge.export.onnx_rows import flatten_rows
+from edge.export.onnx_weights import WEIGHTS, WeightFile
+from edge.families.base import Arrays
+from edge.manifest import Notes, RuntimeRecord
+from edge.progress import Progress
+from edge.spec import Recipe, Scheme, Target
+
+if TYPE_CHECKING:
+    import onnx
+    from onnxruntime import InferenceSession
+
+
+_PACKAGES = ("torch", "onnx", "onnxruntime", "onnxscript")
+_PURPOSE = "exporting to ONNX Runtime"
+
+
+class OnnxLowering(Lowering):
+    runtime: ClassVar[str] = "onnx"
+    schemes: ClassVar[tuple[Scheme, ...]] = (Scheme.FP32, Scheme.FP16, Scheme.INT8, Scheme.INT8_DYNAMIC, Scheme.INT4)
+
+    def unsupported(self, captured: Captured, recipe: Recipe) -> list[UnsupportedOperator]:
+        require("export", _PURPOSE, *_PACKAGES)
+        return missing_functions(captured.program)
+
+    def lower(
+        self, captured: Sequence[Captured], recipe: Recipe, target: Target, workdir: Path, progress: Progress
+    ) -> Lowered:
+        require("export", _PURPOSE, *_PACKAGES)
+        import onnxruntime
+
+        files: dict[str, Path] = {}
+        warnings: list[str] = []
+        with WeightFile(workdir / WEIGHTS) as weights, progress.bar("ONNX", len(captured)) as bar:
+            for one in captured:
+                model, sentences = _build(one, recipe)
+                warnings.extend(sentences)
+                weights.take(model)
+                name = f"{one.entry.name}.onnx"
+                files[name] = workdir / name
+                files[name].write_bytes(model.SerializeToString(deterministic=True))
+                ir_version = model.ir_version
+                bar.advance()
+        for one in captured:
+            _check(workdir / f"{one.entry.name}.onnx", one)
+        if weights.path.exists():
+            files[WEIGHTS] = weights.path
+        quantized = None
+        if recipe.scheme not in (Scheme.FP32, Scheme.FP16):
+            quantized = {one.entry.name: _reference(files[f"{one.entry.name}.onnx"]) for one in captured}
+        return Lowered(
+            files=files,
+            artifacts={
+                one.entry.name: Artifact(file=f"{one.entry.name}.onnx", method=one.entry.name) for one in captured
+            },
+            runtime=RuntimeRecord(
+                name="onnx", version=str(onnxruntime.__version__), abi=f"opset {OPSET}, ir {ir_version}"
+            ),
+            notes=Notes(warnings=tuple(warnings)),
+            quantized=quantized,
+        )
+
+
+LOWERING = OnnxLowering()
+
+
+def _build(captured: Captured, recipe: Recipe) -> tuple[onnx.ModelProto, list[str]]:
+    """The finished graph of one entry, its weights still inside, and sentences for the manifest."""
+    import onnx_ir as ir
+
+    graph = to_onnx(captured)
+    if recipe.scheme in (Scheme.FP32, Scheme.FP16, Scheme.INT8):
+        flatten_rows(graph.graph, always=recipe.scheme == Scheme.INT8)
+    model, sentences = quantize(ir.to_proto(graph), captured, recipe)
+    finish(model, captured)
+    return model, sentences
+
+
+def _check(path: Path, captured: Captured) -> None:
+    """The ONNX checker's verdict, then ONNX Runtime's: does it have a kernel for every node?"""
+    import onnx
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    onnx.checker.check_model(path, full_check=False)
+    try:
+        _session(path, optimize=True)
+    except (errors.NotImplemented, errors.InvalidGraph, errors.Fail) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise UnsupportedError(
+            f"ONNX Runtime cannot run entry point '{captured.entry.name}' ({reason}): "
+            "change that part of it or use another runtime."
+        ) from error
+
+
+def _session(path: Path, optimize: bool) -> InferenceSession:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _reference(path: Path) -> Callable[[Arrays], Arrays]:
+    """Runs the quantized graph operator by operator as written: what ONNX Runtime's fusions start from."""
+    session = functools.cache(lambda: _session(path, optimize=False))
+
+    def run(inputs: Arrays) -> Arrays:
+        names = [output.name for output in session().get_outputs()]
+        values = session().run(names, dict(inputs))
+        return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
+
+    return run
