@@ -57,6 +57,7 @@ class Requirements(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 class TvmSession(Session):
     runtime: ClassVar[str] = "tvm"
+    packages: ClassVar[tuple[str, ...]] = ("tvm", "tvm.runtime.vm")
 
     def check_abi(self) -> None:
         installed = version("apache-tvm")
