@@ -84,14 +84,26 @@ def storage_errors(what: str) -> Iterator[None]:
         raise StorageError(f"{what} cannot be written: {error.strerror or error}.") from error
 
 
+def check_destination(destination: Path) -> None:
+    """Refuse (UsageError, StorageError) a place that no bundle can be written to; asked before the long work begins."""
+    if destination.is_dir() and not (destination / MANIFEST).is_file() and any(destination.iterdir()):
+        raise UsageError(f"{destination} exists and is not a bundle: choose another output.")
+    if destination.exists() and not destination.is_dir():
+        raise UsageError(f"{destination} is a file and a bundle is a folder: choose another output.")
+    existing = next(parent for parent in destination.absolute().parents if parent.exists())
+    if not existing.is_dir():
+        raise UsageError(f"{existing} is a file, so {destination} cannot lie in it: choose another output.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise StorageError(f"{existing} may not be written to: choose another output.")
+
+
 def write(destination: Path, manifest: Manifest, files: Mapping[str, Path], samples: Mapping[str, Samples]) -> Bundle:
     """Write a bundle to ``destination`` and return it opened.
 
     ``files`` maps names in the bundle to files to copy in; ``samples`` holds each entry's (inputs, eager outputs).
     An older bundle at ``destination`` is replaced in one step. Raises StorageError.
     """
-    if destination.exists() and not (destination / MANIFEST).is_file() and any(destination.iterdir()):
-        raise UsageError(f"{destination} exists and is not a bundle: choose another output.")
+    check_destination(destination)
     with storage_errors(str(destination)):
         destination.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))

@@ -27,6 +27,7 @@ from edge.families.base import Arrays, Model, Source, find
 from edge.manifest import SCHEMA, EntryRecord, LayerError, Manifest, MetricRecord, StageReport
 from edge.npz import read_npz
 from edge.progress import Progress
+from edge.project import bundle_path
 from edge.runtimes.base import Session, runtime_names, session_class, usable_cores
 from edge.spec import Recipe, Scheme, Target, parse_scheme
 
@@ -77,6 +78,8 @@ def export(
     if scheme not in lowering.schemes:
         known = ", ".join(known.value for known in lowering.schemes)
         raise UnsupportedError(f"{runtime} cannot do {scheme.value}: choose one of {known}, or another runtime.")
+    destination = bundle_path(model, resolved.name, output)
+    bundles.check_destination(destination)
 
     progress.stage("load")
     built = family.load(model, variant, Source(checkpoint=checkpoint, config=config, random_seed=random_weights, runtime=runtime))
@@ -87,7 +90,6 @@ def export(
         calibration=bundles.sha256_file(calibration) if calibration and calibration.is_file() else None,
         tune_trials=tune_trials,
     )
-    destination = _destination(model, resolved, output)
     with tempfile.TemporaryDirectory(prefix="edge-export-") as scratch:
         return _Export(built, lowering, recipe, resolved, Path(scratch), progress).run(
             destination, calibration, allow_mismatch
@@ -282,13 +284,6 @@ def _lowering(runtime: str) -> Lowering:
     packages = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "executorch": ("executorch", "torchao"), "tvm": ("tvm",)}
     require("export", f"exporting to {runtime}", *packages.get(runtime, ()))
     return get_lowering(runtime)
-
-
-def _destination(model: str, target: Target, output: Path | None) -> Path:
-    stem = model.rpartition(":")[2]
-    if output is not None and output.suffix == ".edge":
-        return output
-    return (output or Path()) / f"{stem}-{target.name}.edge"
 
 
 def _runner(session: Session, name: str) -> Callable[[Arrays], Arrays]:

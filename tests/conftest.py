@@ -27,3 +27,14 @@ def _quiet_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings of the person who runs the tests change nothing."""
     for variable in ("EDGE_DEBUG", "EDGE_TARGETS", "FORCE_COLOR", "NO_COLOR", "CLICOLOR_FORCE"):
         monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture(scope="session")
+def digits_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo relu2-mlp for this machine, ONNX Runtime in float32, exported once. Do not change it."""
+    from edge import cli
+
+    path = tmp_path_factory.mktemp("digits") / "digits.edge"
+    arguments = ["export", "relu2-mlp", "--target", "cpu", "--runtime", "onnx", "--quantize", "fp32", "-o", str(path)]
+    assert cli.invoke(arguments) == 0
+    return path

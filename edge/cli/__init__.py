@@ -45,6 +45,8 @@ def invoke(arguments: Sequence[str]) -> int:
     try:
         status = app(args=list(arguments) or ["--help"], prog_name="edge", standalone_mode=False)
         sys.stdout.flush()
+        if status == INTERRUPTED:  # what typer makes of KeyboardInterrupt
+            return fail("interrupted; nothing was left half done.", INTERRUPTED)
         return status if isinstance(status, int) else 0
     except EdgeError as error:
         return fail(str(error), error.exit_status)
@@ -72,7 +74,7 @@ def unexpected(error: Exception) -> str:
 
 def fail(sentence: str, status: int) -> int:
     """Print one sentence on stderr (below the traceback of the error in flight, when debugging); returns ``status``."""
-    if debugging():
+    if debugging() and sys.exc_info()[0] is not None:
         traceback.print_exc()
     with contextlib.suppress(BrokenPipeError):
         print(f"edge: {one_line(sentence)}", file=sys.stderr, flush=True)

@@ -69,15 +69,20 @@ class PlainBar(ProgressBar):
     def __init__(self, description: str, total: int) -> None:
         self.description, self.total, self.done, self.text = description, total, 0, ""
         self.last = time.monotonic()
+        if total > 1:
+            self._line()
 
     def advance(self, steps: int = 1) -> None:
         self.done += steps
         if self.done >= self.total or time.monotonic() - self.last > PLAIN_INTERVAL:
             self.last = time.monotonic()
-            _say(f"{self.description} {self.done}/{self.total}{f' ({self.text})' if self.text else ''}")
+            self._line()
 
     def note(self, text: str) -> None:
         self.text = text
+
+    def _line(self) -> None:
+        _say(f"{self.description} {self.done}/{self.total}{f' ({self.text})' if self.text else ''}")
 
 
 class LiveProgress(TerminalProgress):
