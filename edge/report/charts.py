@@ -104,7 +104,7 @@ def waterfall(entry: EntryMeasurement) -> Markup:
     x_axis(drawing, ticks, bottom, first - 4, _plain(ticks), f"since the run's start, {unit}")
     for index, (row, start) in enumerate(rows):
         y = first + height * index
-        drawing.text(names - 6, y + 9.5, clipped(row.name, 24), "tick", "end")
+        drawing.text(names - 6, y + 9.5, clipped(row.name.strip("/"), 20), "tick", "end")
         tip = f"{row.name} ({row.kind}): {units.duration(row.mean_us)} a call, {units.percent(row.share)}"
         drawing.rect(x(start), y + 1, x(start + row.mean_us) - x(start), height - 4, "bar", tip)
     return drawing.finish()
@@ -181,7 +181,7 @@ def _bars(label: str, rows: Sequence[tuple[str, float, str]]) -> Markup:
     x = Scale(0.0, max([value for _, value, _ in rows] + [1e-12]), names, WIDTH - figures)
     for index, (name, value, figure) in enumerate(rows):
         y = 4 + height * index
-        drawing.text(names - 6, y + 11, clipped(name, 22), "tick", "end")
+        drawing.text(names - 6, y + 11, clipped(name, 18), "tick", "end")
         drawing.rect(names, y + 1.5, x(value) - names, height - 7, "bar", f"{name}: {figure}")
         drawing.text(x(value) + 6, y + 11, figure, "label")
     return drawing.finish()

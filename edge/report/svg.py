@@ -114,5 +114,5 @@ def clipped(name: str, most: int) -> str:
     """``name`` in at most ``most`` characters, its middle left out: the ends of operator names tell them apart."""
     if len(name) <= most:
         return name
-    head = (most - 1) // 2
+    head = (most - 1) // 3
     return f"{name[:head]}…{name[len(name) - (most - 1 - head):]}"
