@@ -42,8 +42,8 @@ def test_export_sums_up_in_a_table_and_in_json(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     out, err = run_edge(capsys, "export", "relu2-mlp", "--target", "cpu", "--runtime", "onnx", "--quantize", "int8")
-    header, _, row = out.splitlines()[:3]
-    assert header.split()[:5] == ["model", "bundle", "runtime", "scheme", "size"]
+    header, row = out.splitlines()[:2]
+    assert header.split()[:5] == ["model", "bundle", "lowered", "to", "size"]
     assert row.split()[:4] == ["relu2-mlp", "relu2-mlp-cpu.edge", "onnx", "int8"]
     assert "smaller" in row and "accuracy 0.9" in row
     assert "edge: capture" in err and "edge: pack" in err

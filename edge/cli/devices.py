@@ -53,4 +53,5 @@ def devices(json: JsonFlag = False) -> None:
             )
         ],
         right=("cores", "RAM", "page"),
+        wrap=("model", "CPU", "system"),
     )

@@ -30,7 +30,7 @@ def doctor(json: JsonFlag = False) -> None:
     if json:
         print_json(checks)
     else:
-        print_table(("", "what", "found", "status"), _rows(checks))
+        print_table(("", "what", "found", "status"), _rows(checks), wrap=("found",))
         if steps := [check for check in checks if check.next_step]:
             print("\nNext steps:")
             for line in _steps(steps):

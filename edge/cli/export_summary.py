@@ -70,33 +70,24 @@ def print_summary(rows: Sequence[ExportRow]) -> None:
     made = [row for row in rows if row.error is None]
     if made:
         print_table(
-            (
-                "model",
-                "bundle",
-                "runtime",
-                "scheme",
-                "size",
-                "worst error",
-                "metric: eager -> bundle",
-                "against fp32, here",
-            ),
+            ("model", "bundle", "lowered to", "size", "error, cosine", "metric, eager -> bundle", "against fp32"),
             [
                 (
                     row.model,
                     str(row.bundle),
-                    row.runtime or "",
-                    row.scheme or "",
+                    f"{row.runtime} {row.scheme}",
                     size(row.bytes or 0),
-                    f"{row.worst_relative:.2g} (cosine {row.worst_cosine:.5f})",
+                    f"{row.worst_relative:.1e}, {row.worst_cosine:.5f}",
                     "\n".join(map(_metric, row.metrics)) or "-",
                     _paid(row),
                 )
                 for row in made
             ],
             right=("size",),
+            wrap=("bundle", "metric, eager -> bundle", "against fp32"),
         )
-        for where in sorted({row.verified_on or "" for row in made}):
-            print(f"\nVerified on: {where}. Errors are over the root mean square of PyTorch's output.")
+        where = ", ".join(sorted({row.verified_on or "" for row in made}))
+        print(f"\nVerified on {where}; the worst output's error over its root mean square; times on this host.")
     for row in rows:
         if row.error is not None:
             print(f"{row.model} failed: {row.error}")

@@ -51,8 +51,9 @@ def models(json: JsonFlag = False) -> None:
         print_json(rows)
         return
     print_table(
-        ("model", "what it is", "variants", "tasks", "demo checkpoint"),
+        ("model", "what it is", "variants", "tasks", "demo"),
         [(row.name, row.summary, _list(row.variants), _list(row.tasks), "yes" if row.demo else "no") for row in rows],
+        wrap=("what it is", "tasks", "variants"),
     )
     print("\nYour own: `edge export package.module:factory --target cpu`, where factory() returns an nn.Module")
     print("that says its example_inputs.")

@@ -29,19 +29,19 @@ def targets(json: JsonFlag = False) -> None:
         print_json(found)
         return
     print_table(
-        ("target", "what it is", "CPU", "cores", "RAM", "reads", "float32 peak", "auto means"),
+        ("target", "what it is", "CPU", "cores", "RAM", "reads", "auto means"),
         [
             (
                 target.name,
                 target.description,
-                " ".join((target.cpu, *target.features)),
+                target.cpu,
                 str(target.cores),
                 f"{target.ram_mb / 1024:.0f} GB",
                 f"{target.bandwidth_gbs:g} GB/s" if target.bandwidth_gbs else "-",
-                f"{target.peak_gflops:g} GFLOP/s" if target.peak_gflops else "-",
                 f"{target.runtime} {target.scheme.value}",
             )
             for target in found
         ],
-        right=("cores", "RAM", "reads", "float32 peak"),
+        right=("cores", "RAM", "reads"),
+        wrap=("what it is",),
     )
