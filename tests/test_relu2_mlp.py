@@ -114,7 +114,7 @@ def test_a_checkpoint_of_ones_own(tmp_path: Path) -> None:
     assert list(model.config["hidden"]) == [6, 8]
     assert len(str(model.checkpoint_sha256)) == 64
     (tmp_path / "config.json").write_text(json.dumps(json.loads(msgspec.json.encode(CONFIG)) | {"width": 6}))
-    with pytest.raises(CheckpointError, match="pass the config.json that belongs to it"):
+    with pytest.raises(CheckpointError, match=r"pass the config.json that belongs to it"):
         load(Source(checkpoint=tmp_path / "mine.safetensors"))
     with pytest.raises(UsageError, match="exclude each other"):
         load(Source(checkpoint=tmp_path, random_seed=1))
@@ -143,7 +143,7 @@ def test_classify_a_csv(tmp_path: Path, session: EagerSession) -> None:
 def test_what_classify_refuses(tmp_path: Path, session: EagerSession) -> None:
     (task,) = find("relu2-mlp")[0].tasks().values()
     (tmp_path / "narrow.csv").write_text("1,2,3\n4,5,6\n")
-    with pytest.raises(InputError, match="takes 64 numbers a row but .* has 3"):
+    with pytest.raises(InputError, match=r"takes 64 numbers a row but .* has 3"):
         task.run(session, TaskRequest(csv=tmp_path / "narrow.csv"), Progress())
     (tmp_path / "hole.csv").write_text("\n".join([",".join(["1"] * 64), ",".join(["1"] * 63 + [""])]))
     with pytest.raises(InputError, match="line 2, column '64' is missing"):
