@@ -12,15 +12,17 @@ import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from edge.dependencies import require
 from edge.errors import UnsupportedError
 from edge.export.base import Artifact, Captured, Lowered, Lowering, UnsupportedOperator
-from edge.export.onnx_graph import OPSET, finish, missing_functions, to_onnx
+from edge.export.onnx_graph import OPSET, missing_functions, to_onnx
 from edge.export.onnx_quantize import quantize
 from edge.export.onnx_rows import flatten_rows
+from edge.export.onnx_tidy import finish
 from edge.export.onnx_weights import WEIGHTS, WeightFile
 from edge.families.base import Arrays
 from edge.manifest import Notes, RuntimeRecord
@@ -29,7 +31,9 @@ from edge.spec import Recipe, Scheme, Target
 
 if TYPE_CHECKING:
     import onnx
+    import onnx_ir as ir
     from onnxruntime import InferenceSession
+    from torch.export import ExportedProgram
 
 
 _PACKAGES = ("torch", "onnx", "onnxruntime", "onnxscript")
@@ -39,6 +43,10 @@ _PURPOSE = "exporting to ONNX Runtime"
 class OnnxLowering(Lowering):
     runtime: ClassVar[str] = "onnx"
     schemes: ClassVar[tuple[Scheme, ...]] = (Scheme.FP32, Scheme.FP16, Scheme.INT8, Scheme.INT8_DYNAMIC, Scheme.INT4)
+
+    def __init__(self) -> None:
+        # The same program is lowered again, in float32, to see what quantization bought.
+        self._plain: WeakKeyDictionary[ExportedProgram, ir.Model] = WeakKeyDictionary()
 
     def unsupported(self, captured: Captured, recipe: Recipe) -> list[UnsupportedOperator]:
         require("export", _PURPOSE, *_PACKAGES)
@@ -54,7 +62,9 @@ class OnnxLowering(Lowering):
         warnings: list[str] = []
         with WeightFile(workdir / WEIGHTS) as weights, progress.bar("ONNX", len(captured)) as bar:
             for one in captured:
-                model, sentences = _build(one, recipe)
+                if one.program not in self._plain:
+                    self._plain[one.program] = to_onnx(one)
+                model, sentences = _build(self._plain[one.program].clone(), one, recipe)
                 warnings.extend(sentences)
                 weights.take(model)
                 name = f"{one.entry.name}.onnx"
@@ -85,14 +95,13 @@ class OnnxLowering(Lowering):
 LOWERING = OnnxLowering()
 
 
-def _build(captured: Captured, recipe: Recipe) -> tuple[onnx.ModelProto, list[str]]:
+def _build(plain: ir.Model, captured: Captured, recipe: Recipe) -> tuple[onnx.ModelProto, list[str]]:
     """The finished graph of one entry, its weights still inside, and sentences for the manifest."""
     import onnx_ir as ir
 
-    graph = to_onnx(captured)
     if recipe.scheme in (Scheme.FP32, Scheme.FP16, Scheme.INT8):
-        flatten_rows(graph.graph, always=recipe.scheme == Scheme.INT8)
-    model, sentences = quantize(ir.to_proto(graph), captured, recipe)
+        flatten_rows(plain.graph, always=recipe.scheme == Scheme.INT8)
+    model, sentences = quantize(ir.to_proto(plain), captured, recipe)
     finish(model, captured)
     return model, sentences
 

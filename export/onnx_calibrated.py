@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge.export.onnx_graph import drop_unread, in_modules, names_read
+from edge.export.onnx_graph import in_modules
+from edge.export.onnx_tidy import drop_unread, names_read
 from edge.families.base import EntryPoint
 
 if TYPE_CHECKING:
@@ -41,13 +42,22 @@ def quantized_nodes(graph: onnx.GraphProto, entry: EntryPoint) -> tuple[list[onn
         if node.op_type in ("Gemm", "Conv") and node.input[1] in constants and node.input[0] not in constants
     }
     carriers = {node.name: node for node in free if node.op_type in _CARRIERS}
+    # A clamp of a linear layer's result carries it to the next layer only: sums of such results stay float32, as they
+    # are residual streams.
+    clamps = {
+        name
+        for name, node in carriers.items()
+        if node.op_type in _CLAMPS and heavy.get(producer.get(node.input[0], "")) == "Gemm"
+    }
 
     def stays(node: onnx.NodeProto) -> bool:
         sources = [producer.get(name, "") for name in node.input if name and name not in constants]
-        read = any(reader in heavy or reader in carriers for name in node.output for reader in readers.get(name, []))
-        if node.op_type in _CLAMPS and len(sources) == 1 and sources[0] in heavy:
-            return read or heavy[sources[0]] == "Conv"
-        return read and all(heavy.get(source) == "Conv" or source in carriers for source in sources)
+        read = {reader for name in node.output for reader in readers.get(name, [])}
+        if node.name in clamps:
+            return bool(read & heavy.keys())
+        spatial = all(heavy.get(source) == "Conv" or source in carriers.keys() - clamps for source in sources)
+        absorbed = node.op_type in _CLAMPS and heavy.get(sources[0]) == "Conv"
+        return spatial and (absorbed or bool(read & (heavy.keys() | carriers.keys())))
 
     # A carrier needs quantized values on both sides, which other carriers may bring: drop until nothing changes.
     while dropped := [name for name, node in carriers.items() if not stays(node)]:

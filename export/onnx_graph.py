@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import fnmatch
+import functools
 import logging
 import operator
 import warnings
@@ -22,7 +23,6 @@ from edge.errors import UnsupportedError
 from edge.export.base import Captured, UnsupportedOperator
 
 if TYPE_CHECKING:
-    import onnx
     import onnx_ir as ir
     from torch.export import ExportedProgram
     from torch.fx import Node
@@ -50,22 +50,39 @@ def in_modules(name: str, patterns: Sequence[str]) -> bool:
 def missing_functions(program: ExportedProgram) -> list[UnsupportedOperator]:
     """The operators of ``program`` that have no ONNX function once decomposed as the exporter does, by module."""
     # Private, but there is no public way to ask; torch is pinned where edge exports.
-    from torch.onnx._internal.exporter import _dispatching, _fx_passes, _registration
+    from torch.onnx._internal.exporter import _fx_passes
 
+    if not _undispatched(program):  # what has a function is not decomposed, and decomposing takes a second
+        return []
     with _quiet():
-        registry = _registration.ONNXRegistry.from_torchlib(opset_version=OPSET)
-        decomposed = _fx_passes.decompose_with_registry(program, registry)
+        decomposed = _fx_passes.decompose_with_registry(program, _registry())
         _fx_passes.remove_assertion_nodes(decomposed.graph_module)
-        found: Counter[tuple[str, str]] = Counter()
-        for graph_module in decomposed.graph_module.modules():
-            for node in graph_module.graph.nodes:
-                if node.op == "call_function" and node.target is not operator.getitem:
-                    function, _ = _dispatching.dispatch(node, registry)
-                    if function is None:
-                        found[str(node.target), _module_path(node)] += 1
+    found = Counter((str(node.target), _module_path(node)) for node in _undispatched(decomposed))
     return [
         UnsupportedOperator(operator=name, module=module, count=count)
         for (name, module), count in sorted(found.items())
+    ]
+
+
+@functools.cache
+def _registry() -> Any:
+    """The exporter's table of ONNX functions by aten operator."""
+    from torch.onnx._internal.exporter import _registration
+
+    with _quiet():
+        return _registration.ONNXRegistry.from_torchlib(opset_version=OPSET)
+
+
+def _undispatched(program: ExportedProgram) -> list[Node]:
+    from torch.onnx._internal.exporter import _dispatching
+
+    return [
+        node
+        for graph_module in program.graph_module.modules()
+        if hasattr(graph_module, "graph")
+        for node in graph_module.graph.nodes
+        if node.op == "call_function" and node.target is not operator.getitem
+        if _dispatching.dispatch(node, _registry())[0] is None
     ]
 
 
@@ -74,12 +91,6 @@ def to_onnx(captured: Captured) -> ir.Model:
     import torch
 
     entry = captured.entry
-    signature = captured.program.graph_signature
-    if kept := [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]:
-        raise UnsupportedError(
-            f"entry point '{entry.name}' changes '{kept[0]}' in place, which an ONNX graph cannot: "
-            "take it as an input and return it as an output, or use another runtime."
-        )
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -94,7 +105,13 @@ def to_onnx(captured: Captured) -> ir.Model:
             f"entry point '{entry.name}' cannot be written as ONNX ({reason}): "
             "change that part of it or use another runtime."
         ) from error
-    assert program is not None
+    assert program is not None and program.exported_program is not None
+    signature = program.exported_program.graph_signature  # after decompositions, which bring mutations to light
+    if kept := [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]:
+        raise UnsupportedError(
+            f"entry point '{entry.name}' changes '{kept[0]}' in place, which an ONNX graph cannot: "
+            "take it as an input and return it as an output, or use another runtime."
+        )
     model: ir.Model = program.model
     _name_inside(model)
     _name_ends(model, captured)
@@ -143,77 +160,6 @@ def _name_ends(model: ir.Model, captured: Captured) -> None:
         for value, spec in zip(values, specs, strict=True):
             value.name = spec.name
     graph.name = entry.name
-
-
-def finish(model: onnx.ModelProto, captured: Captured) -> None:
-    """Last of all, in place: the specs' names for dynamic sizes, attributes in order, no shapes of inner values.
-
-    The exporter's attributes come in an order that differs between two runs, and inner shapes use symbols of its own.
-    """
-    for values, specs in ((model.graph.input, captured.entry.inputs), (model.graph.output, captured.outputs)):
-        for value, spec in zip(values, specs, strict=True):
-            assert value.name == spec.name
-            del value.type.tensor_type.shape.dim[:]
-            for axis in spec.shape:
-                dim = value.type.tensor_type.shape.dim.add()
-                if isinstance(axis, str):
-                    dim.dim_param = axis
-                else:
-                    dim.dim_value = axis
-    _order(model.graph)
-    _share(model.graph)
-
-
-def names_read(node: onnx.NodeProto) -> set[str]:
-    """What ``node`` reads, the bodies of its branches and loops included."""
-    names = set(node.input)
-    for body in _bodies(node):
-        names.update(name for inner in body.node for name in names_read(inner))
-        names.update(value.name for value in body.output)
-    return names
-
-
-def drop_unread(graph: onnx.GraphProto) -> None:
-    """Drop the initializers that no node and no output reads, in place."""
-    read = {name for node in graph.node for name in names_read(node)} | {value.name for value in graph.output}
-    tensors = [tensor for tensor in graph.initializer if tensor.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(tensors)
-
-
-def _bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    return [
-        body
-        for attribute in node.attribute
-        for body in ([attribute.g] if attribute.HasField("g") else attribute.graphs)
-    ]
-
-
-def _order(graph: onnx.GraphProto) -> None:
-    del graph.value_info[:]
-    for node in graph.node:
-        attributes = sorted(node.attribute, key=lambda attribute: str(attribute.name))
-        del node.attribute[:]
-        node.attribute.extend(attributes)
-        for body in _bodies(node):
-            _order(body)
-
-
-def _share(graph: onnx.GraphProto) -> None:
-    """Keep one of several equal initializers: zero points, for the most part."""
-    first: dict[bytes, str] = {}
-    same: dict[str, str] = {}
-    nested = {name for node in graph.node for name in names_read(node) - set(node.input)}
-    ends = {value.name for value in graph.output}
-    for tensor in graph.initializer:
-        if tensor.name not in ends and tensor.name not in nested:
-            name, tensor.name = tensor.name, ""
-            same[name] = first.setdefault(tensor.SerializeToString(deterministic=True), name)
-            tensor.name = name
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = same.get(name, name)
-    drop_unread(graph)
 
 
 def _strip(model: ir.Model) -> None:

@@ -6,7 +6,8 @@
     int4          linear layers only, weights in groups that share a scale (MatMulNBits), activations int8 at run time
 
 ``quantize`` returns the graph and sentences for the manifest about what stayed in float32. Modules that match the
-entry's ``keep_float`` are left alone. Raises InputError for int8 without calibration samples.
+entry's ``keep_float`` are left alone. Raises InputError for int8 without calibration samples and UnsupportedError for
+a group size that there is no kernel for.
 
 Activations are uint8 on every target: ONNX Runtime turns int8 ones into uint8 on x86 when it loads, after which the
 fusions around Relu no longer match (a residual net ran 2.8 times slower), and its Arm kernels take either.
@@ -23,10 +24,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge.errors import InputError
+from edge.errors import InputError, UnsupportedError
 from edge.export.base import Captured
 from edge.export.onnx_calibrated import quantized_nodes, read_in_float
-from edge.export.onnx_graph import drop_unread, in_modules
+from edge.export.onnx_graph import in_modules
+from edge.export.onnx_tidy import drop_unread, part_int8
 from edge.spec import Recipe, Scheme
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 #: float16's largest value: a weight beyond it stays float32.
 _FLOAT16_MAX = 65504.0
+#: Block sizes of MatMulNBits.
+_GROUPS = (16, 32, 64, 128, 256)
 
 
 def quantize(model: onnx.ModelProto, captured: Captured, recipe: Recipe) -> tuple[onnx.ModelProto, list[str]]:
@@ -114,6 +118,7 @@ def _calibrated(model: onnx.ModelProto, captured: Captured) -> tuple[onnx.ModelP
         )
         quantized = onnx.load(path)
     read_in_float(quantized.graph, chosen, model.graph)
+    part_int8(quantized.graph)
     return quantized, sentences
 
 
@@ -141,13 +146,18 @@ def _dynamic(model: onnx.ModelProto, captured: Captured) -> tuple[onnx.ModelProt
             per_channel=True,
             weight_type=QuantType.QInt8,
         )
-        return onnx.load(path), sentences
+        quantized = onnx.load(path)
+    part_int8(quantized.graph)
+    return quantized, sentences
 
 
 def _groups(model: onnx.ModelProto, captured: Captured, group: int) -> tuple[onnx.ModelProto, list[str]]:
     """int4: MatMulNBits, symmetric, with the bias inside; the last group of a column is padded with zeros."""
     from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
+    if group not in _GROUPS:
+        known = ", ".join(map(str, _GROUPS))
+        raise UnsupportedError(f"ONNX Runtime has no int4 groups of {group} weights: choose one of {known}.")
     linears, sentences = _linears(model, captured)
     others = [node.name for node in model.graph.node if node.op_type == "MatMul" and node.name not in linears]
     # Level 4 is int8 activations; below it, the kernel widens the weights first and is slower than float32.
