@@ -24,6 +24,7 @@ class Double(torch.nn.Module):
         return x * 2
 
 def make():
+    print("a factory that talks")  # must not get into --json
     return Double()
 """
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -30,9 +32,14 @@ class TerminalProgress(Progress):
 
 @contextmanager
 def terminal_progress() -> Iterator[TerminalProgress]:
-    """The display that suits stderr; everything it drew is gone when the context ends, finished stages stay."""
+    """The display that suits stderr; everything it drew is gone when the context ends, finished stages stay.
+
+    Meanwhile whatever else is printed on stdout (a user's module, a compiler) goes to stderr too: stdout is for the
+    command's own result, which ``--json`` promises to be JSON and nothing else.
+    """
     if not sys.stderr.isatty():
-        yield PlainProgress()
+        with _stdout_to_stderr(), contextlib.redirect_stdout(sys.stderr):
+            yield PlainProgress()
         return
     from rich.console import Console
     from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -45,7 +52,8 @@ def terminal_progress() -> Iterator[TerminalProgress]:
         TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),
     )
-    with RichProgress(*columns, console=Console(stderr=True, highlight=False), transient=True) as bars:
+    console = Console(stderr=True, highlight=False)
+    with _stdout_to_stderr(), RichProgress(*columns, console=console, transient=True) as bars:
         display = LiveProgress(bars)
         yield display
         display.finish()
@@ -137,6 +145,23 @@ class LiveBar(ProgressBar):
 
     def _draw(self) -> None:
         self.bars.update(self.task, completed=self.done, note=f"{self.done}/{self.total} {self.text}")
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """The file descriptor itself, for what C code and child processes print."""
+    sys.stdout.flush()
+    try:
+        saved = os.dup(1)
+        os.dup2(2, 1)
+    except OSError:  # a process without standard output, or error
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
 
 
 def _say(text: str) -> None:
