@@ -11,6 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from edge.errors import UnsupportedError
+from edge.export.tvm_blocks import machine_of
+from edge.export.tvm_math import vectorize_math
+from edge.export.tvm_pack import pack_products
+from edge.export.tvm_schedule import schedule_module
 from edge.runtimes.tvm import CPU_FLAGS, Requirements
 from edge.spec import Target
 
@@ -49,23 +53,29 @@ def fuse(functions: Mapping[str, Any], llvm: Any) -> Any:
     import tvm
     from tvm import relax
 
-    module = tvm.IRModule(dict(functions))
+    machine = machine_of(llvm)
     passes = tvm.transform.Sequential(
         [
             relax.transform.CanonicalizeBindings(),
             relax.transform.EliminateCommonSubexpr(),
+            tvm.transform.module_pass(lambda module, _: pack_products(module, machine), opt_level=0, name="Pack"),
+            # Fusion stops at a variable that only renames another.
+            relax.transform.CanonicalizeBindings(),
             relax.transform.DeadCodeElimination(list(functions)),
             relax.get_pipeline("zero"),
             relax.transform.DeadCodeElimination(list(functions)),
         ]
     )
     with llvm, tvm.transform.PassContext(opt_level=3):
-        return passes(module)
+        return passes(tvm.IRModule(dict(functions)))
 
 
 def compile_module(module: Any, llvm: Any) -> Any:
-    """The executable of a fused module."""
+    """The executable of a fused module; kernels that are not scheduled yet get a schedule here."""
     import tvm
 
-    with llvm, tvm.transform.PassContext(opt_level=3):
-        return tvm.compile(module, target=llvm)
+    scheduled = vectorize_math(schedule_module(module, machine_of(llvm)))
+    # Vectors along an axis of odd length leave a rest: the loop is cut in two, so that only the rest has a condition.
+    config = {"s_tir.LoopPartition": {"partition_const_loop": True}}
+    with llvm, tvm.transform.PassContext(opt_level=3, config=config):
+        return tvm.compile(scheduled, target=llvm)

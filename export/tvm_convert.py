@@ -262,7 +262,7 @@ def _unfold(node: Node, importer: Any) -> Any:
     from tvm import relax
 
     x = _value(importer, node.args[0])
-    axis, size, step = (int(_argument(node, index + 1, name)) for index, name in enumerate(("dimension", "size", "step")))
+    axis, size, step = (int(_argument(node, index + 1, name)) for index, name in enumerate(("dim", "size", "step")))
     rank = x.ty.ndim
     axis %= rank
     shape = [int(extent) for extent in x.ty.shape]

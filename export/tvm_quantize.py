@@ -6,8 +6,8 @@ TVM's importers compute quantized models in float, so the graph is rewritten her
 
 ``Wq`` has a scale ``sw`` for each output channel (symmetric, 127 levels a side). ``q`` is affine with one scale and
 zero point from the calibration samples (int8), or symmetric with one scale a row, found at run time (int8-dynamic).
-Every ``linear`` and ``matmul`` with a constant 2-D matrix is rewritten, except in the modules that ``keep_float`` names and
-where input or output is narrower than ``NARROW``. A model without any such layer is refused (UnsupportedError).
+Every ``linear`` and ``matmul`` with a constant 2-D matrix is rewritten, except in the modules that ``keep_float`` names
+and where input or output is narrower than ``NARROW``. A model without such a layer is refused (UnsupportedError).
 """
 
 from __future__ import annotations
