@@ -52,6 +52,8 @@ def quantized_nodes(graph: onnx.GraphProto, entry: EntryPoint) -> tuple[list[onn
 
     def stays(node: onnx.NodeProto) -> bool:
         sources = [producer.get(name, "") for name in node.input if name and name not in constants]
+        if not sources:
+            return False
         read = {reader for name in node.output for reader in readers.get(name, [])}
         if node.name in clamps:
             return bool(read & heavy.keys())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import functools
 import platform
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -50,6 +51,8 @@ class OnnxSession(Session):
         import onnxruntime
 
         written, installed = self.manifest.runtime.version, str(onnxruntime.__version__)
+        if not _release(written):
+            raise BundleError(f"the bundle names no version of onnxruntime but '{written}': export it again.")
         if _release(installed) < _release(written):
             raise BundleError(
                 f"the bundle was made for onnxruntime {written} ({self.manifest.runtime.abi}) and {installed} is "
@@ -78,10 +81,10 @@ class OnnxSession(Session):
 
     def _load(self, entry: EntryRecord, profile: Path | None = None) -> InferenceSession:
         import onnxruntime
-        from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf, NotImplemented
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
 
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # it raises what it logs as an error
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         # Threads spin while a run lasts, which is worth it, but not after it: without this a call every 20 ms kept
@@ -94,7 +97,10 @@ class OnnxSession(Session):
             options.profile_file_prefix = str(profile)
         try:
             return onnxruntime.InferenceSession(str(self.root / entry.artifact), options, providers=[_PROVIDER])
-        except (Fail, InvalidGraph, InvalidProtobuf, NotImplemented) as error:
+        except (
+            state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NoSuchFile,
+            state.NotImplemented, state.RuntimeException,
+        ) as error:
             reason = str(error).strip().partition("\n")[0].rstrip(".")
             raise BundleError(
                 f"onnxruntime {onnxruntime.__version__} cannot load '{entry.artifact}' ({reason}): export it again."
@@ -105,7 +111,9 @@ SESSION = OnnxSession
 
 
 def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:2])
+    """Major and minor; () if ``version`` is none."""
+    found = re.match(r"(\d+)\.(\d+)\.", version)
+    return tuple(map(int, found.groups())) if found else ()
 
 
 @functools.cache

@@ -57,6 +57,8 @@ def test_what_the_installation_cannot_load_is_refused(tmp_path: Path, monkeypatc
     with pytest.raises(BundleError, match=r"for onnxruntime 9.1.2 \(opset 23, ir 10\) and 1\.\S+ is installed: run"):
         OnnxSession(tmp_path, written_by(manifest, "9.1.2"), 1)
     OnnxSession(tmp_path, written_by(manifest, "1.20.0"), 1)
+    with pytest.raises(BundleError, match="names no version of onnxruntime but 'newest': export it again"):
+        OnnxSession(tmp_path, written_by(manifest, "newest"), 1)
     made.lowered.files["main.onnx"].write_bytes(b"\x08\x0anot a graph")
     with pytest.raises(BundleError, match=r"cannot load 'main.onnx' \(.*\): export it again"):
         OnnxSession(tmp_path, manifest, 1)
