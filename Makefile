@@ -46,7 +46,7 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info $(DEMO)
 
 $(BIN)/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edge needs Python 3.11 or newer: make PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edge needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 
 # What pyproject.toml asks for; a stamp each, so that a second run starts at once.

@@ -14,8 +14,10 @@ from edge.errors import UsageError
 def write_atomically(path: Path, data: bytes) -> None:
     """Put ``data`` at ``path`` through a temporary sibling, so that a full disk leaves no half a file. StorageError.
 
-    Something that is not a regular file (``/dev/stdout``) is written straight.
+    Something that is not a regular file (``/dev/stdout``) is written straight; a link stays, and what it leads to is
+    replaced.
     """
+    path = path.resolve() if path.is_symlink() else path
     if path.is_dir():
         raise UsageError(f"{path} is a folder: give the name of a file to write.")
     with storage_errors(str(path)):

@@ -9,7 +9,6 @@ import pytest
 
 from edge.cli.init import TEMPLATE
 from edge.errors import ConfigError, UsageError
-from edge.files import write_atomically
 from edge.project import ModelPlan, bundle_path, find_project, read_project, refuse_collisions
 
 ROOT = Path(__file__).parent.parent
@@ -139,14 +138,3 @@ def test_init_writes_what_export_reads(tmp_path: Path) -> None:
 def test_the_repositorys_own_lists_the_demo_models() -> None:
     project = read_project(ROOT / "edge.toml")
     assert [plan.name for plan in project.models] == ["tspulse", "relu2-mlp"]
-
-
-def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    target = tmp_path / "new" / "result.csv"
-    write_atomically(target, b"1,2\n")
-    assert target.read_bytes() == b"1,2\n"
-    write_atomically(target, b"3\n")
-    assert target.read_bytes() == b"3\n"
-    assert [path.name for path in target.parent.iterdir()] == ["result.csv"]
-    with pytest.raises(UsageError, match="is a folder"):
-        write_atomically(tmp_path, b"")
