@@ -38,3 +38,14 @@ def digits_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = ["export", "relu2-mlp", "--target", "cpu", "--runtime", "onnx", "--quantize", "fp32", "-o", str(path)]
     assert cli.invoke(arguments) == 0
     return path
+
+
+@pytest.fixture(scope="session")
+def series_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo TSPulse for this machine, ONNX Runtime in float32, exported once. Do not change it."""
+    from edge import cli
+
+    path = tmp_path_factory.mktemp("series") / "series.edge"
+    arguments = ["export", "tspulse", "--target", "cpu", "--runtime", "onnx", "--quantize", "fp32", "-o", str(path)]
+    assert cli.invoke(arguments) == 0
+    return path
