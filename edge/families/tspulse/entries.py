@@ -8,6 +8,8 @@ is used because every runtime multiplies by it and some cannot select by it. `ou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,8 +17,9 @@ from torch.nn import functional as F
 from edge.errors import ConfigError
 from edge.families.tspulse.config import TSPulseConfig
 from edge.families.tspulse.frontend import FusedInput, Rows, Waves
-from edge.families.tspulse.fused import FusedGate, FusedMixers, FusedNorm, Style, linear
+from edge.families.tspulse.fused import FusedGate, FusedNorm, Style, linear, repeated
 from edge.families.tspulse.heads import LinearHead, PatchHead
+from edge.families.tspulse.layers import FusedMixers
 from edge.families.tspulse.mixer import MixerStack, Mlp
 from edge.families.tspulse.modules import TSPulseForClassification, TSPulseForReconstruction
 
@@ -37,17 +40,51 @@ class FusedPatchHead(nn.Module):
         return points.reshape(series, -1)
 
 
-class FusedMapping(nn.Module):
-    """Registers [series * R, width] to [series, out]: mixers or nothing, norm, then a linear map or an MLP."""
+class FusedMappings(nn.Module):
+    """Registers [series * R, width] to one [series, out] for each mapping; equal mixers run side by side.
+
+    `undo` is, for each mapping, the affine map of its outputs to be undone.
+    """
 
     def __init__(
-        self, mapping: nn.Sequential, style: Style, series: int, channels: int, affine: float = 1.0, shift: float = 0.0
+        self,
+        mappings: Sequence[nn.Sequential],
+        undo: Sequence[tuple[float, float]],
+        style: Style,
+        series: int,
+        channels: int,
     ) -> None:
         super().__init__()
-        self.series = series
-        mixers, norm, last = mapping[0], mapping[-2], mapping[-1]
-        self.mixers = FusedMixers(mixers, style, series, channels) if isinstance(mixers, MixerStack) else None
-        self.norm = FusedNorm(norm, style, folded=True)
+        self.series, self.style = series, style
+        stacks = [mapping[0] for mapping in mappings if isinstance(mapping[0], MixerStack)]
+        together = len(stacks) > 1 and not stacks[0].shape.mix_channels
+        groups = [stacks] if together else [[stack] for stack in stacks]
+        self.count = len(stacks) if together else 1
+        self.mixers = nn.ModuleList(FusedMixers(group, style, series, channels) for group in groups)
+        self.tails = nn.ModuleList(
+            MappingTail(mapping, style, affine, shift) for mapping, (affine, shift) in zip(mappings, undo, strict=True)
+        )
+
+    def forward(self, registers: Tensor) -> list[Tensor]:
+        states = [registers] * len(self.tails)
+        if self.count > 1:
+            width = registers.shape[1]
+            mixed = self.mixers[0](repeated(registers, self.count, self.style).reshape(-1, width))
+            mixed = mixed.reshape(-1, self.count * width)
+            states = [mixed[:, i * width : (i + 1) * width] for i in range(self.count)]
+        elif len(self.mixers):
+            states = [mixer(registers) for mixer in self.mixers]
+        return [tail(state.reshape(self.series, -1)) for tail, state in zip(self.tails, states, strict=True)]
+
+
+class MappingTail(nn.Module):
+    """The end of a register mapping: norm, then a linear map or an MLP, on [series, R * width]."""
+
+    def __init__(self, mapping: nn.Sequential, style: Style, affine: float, shift: float) -> None:
+        super().__init__()
+        norm, last = mapping[-2], mapping[-1]
+        assert isinstance(norm, nn.LayerNorm)
+        self.norm = FusedNorm([norm], style)
         self.hidden: nn.Linear | None = None
         if isinstance(last, Mlp):
             self.hidden = linear(*self.norm.fold(last.fc1.weight, last.fc1.bias))
@@ -57,9 +94,8 @@ class FusedMapping(nn.Module):
             weight, bias = self.norm.fold(last.weight, last.bias)
         self.out = linear(weight / affine, (bias - shift) / affine)
 
-    def forward(self, registers: Tensor) -> Tensor:
-        x = registers if self.mixers is None else self.mixers(registers)
-        x = self.norm(x.reshape(self.series, -1))
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
         if self.hidden is not None:
             x = F.gelu(self.hidden(x))
         y: Tensor = self.out(x)
@@ -91,9 +127,9 @@ class FusedTrunk(nn.Module):
         self.expand_early = config.expand if mixes[0] else 1
         self.expand_late = config.expand if mixes[1] and not mixes[0] else 1
         early = channels * self.expand_early
-        self.encoder = FusedMixers(model.backbone.encoder_block, style, batch * early, early)
+        self.encoder = FusedMixers([model.backbone.encoder_block], style, batch * early, early)
         late = early * self.expand_late
-        self.decoder = FusedMixers(model.decoder_with_head.decoder.decoder_block, style, batch * late, late)
+        self.decoder = FusedMixers([model.decoder_with_head.decoder.decoder_block], style, batch * late, late)
         self.eval()
 
     def forward(self, past_values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Rows, Waves | None]:
@@ -105,10 +141,7 @@ class FusedTrunk(nn.Module):
     def _repeated(self, x: Tensor, times: int) -> Tensor:
         if times == 1:
             return x
-        rows = x.reshape(self.batch, -1)
-        # XNNPACK concatenates two tensors or more, not one with itself, so the copies are products with 1.
-        copies = [rows * 1.0 if self.style is Style.XNNPACK else rows for _ in range(times - 1)]
-        return torch.cat([rows, *copies], 1).reshape(-1, x.shape[1])
+        return repeated(x.reshape(self.batch, -1), times, self.style).reshape(-1, x.shape[1])
 
     def _real(self, x: Tensor) -> Tensor:
         """[all series * tokens, width] to [series, tokens, width]."""
@@ -224,13 +257,10 @@ class Reconstruct(_Entry):
         self.scaled_spectrum = config.fft_applied_on == "scaled_ts"
         self.time_head = FusedPatchHead(heads.time_head, self.affine, self.shift)
         self.fft_head = None if heads.fft_head is None else FusedPatchHead(heads.fft_head)
-        self.forecast, self.softmax = (
-            None if mapping is None else FusedMapping(mapping, style, self.series, self.channels, affine, shift)
-            for mapping, affine, shift in (
-                (heads.forecast_mapping, self.affine, self.shift),
-                (heads.fft_softmax_mapping, 1.0, 0.0),
-            )
-        )
+        undone = ((heads.forecast_mapping, (self.affine, self.shift)), (heads.fft_softmax_mapping, (1.0, 0.0)))
+        there = [(mapping, undo) for mapping, undo in undone if mapping is not None]
+        mappings, undo = [mapping for mapping, _ in there], [undo for _, undo in there]
+        self.mappings = FusedMappings(mappings, undo, style, self.series, self.channels)
 
     def forward(self, past_values: Tensor, past_observed_mask: Tensor) -> tuple[Tensor, ...]:
         _, tokens, rows, waves = self.trunk(past_values, past_observed_mask)
@@ -244,10 +274,11 @@ class Reconstruct(_Entry):
                 out.append(self.windows(series, rows if self.scaled_spectrum else None))
             out.append(self.windows(spectrum))
         registers = tokens[:, -self.config.registers :].reshape(-1, tokens.shape[2])
-        if self.forecast is not None:
-            out.append(self.windows(self.forecast(registers), rows))
-        if self.softmax is not None:
-            out.append(self.windows(torch.softmax(self.softmax(registers), -1)))
+        mapped = self.mappings(registers)
+        if self.config.has_forecast:
+            out.append(self.windows(mapped[0], rows))
+        if self.config.has_fft_softmax:
+            out.append(self.windows(torch.softmax(mapped[-1], 1)))
         return tuple(out)
 
 
@@ -260,8 +291,8 @@ class FusedLinearHead(nn.Module):
         self.reduce_channels = _copied(head.reduce_channel_proj)
         self.reduce_width = _copied(head.reduce_proj)
         self.known = linear(head.loc_scale_norm.weight, head.loc_scale_norm.bias)
-        self.norm = FusedNorm(head.head_norm, style, folded=False)
-        self.gate = None if head.head_global_attention is None else FusedGate(head.head_global_attention)
+        self.norm = FusedNorm([head.head_norm], style)
+        self.gate = None if head.head_global_attention is None else FusedGate([head.head_global_attention])
         self.projection = linear(head.projection.weight, head.projection.bias)
 
     def forward(self, tokens: Tensor, rows: Rows) -> Tensor:
@@ -274,7 +305,7 @@ class FusedLinearHead(nn.Module):
         if self.reduce_width is not None:
             x = self.reduce_width(x.reshape(-1, width)).reshape(self.batch, -1, count, self.reduce_width.out_features)
         x = self._aggregated(x).reshape(self.batch, -1)
-        y = self.norm(torch.cat([x, self.known(self._scaling(rows))], 1))
+        y = self.norm.applied(torch.cat([x, self.known(self._scaling(rows))], 1))
         y = F.gelu(y)
         if self.gate is not None:
             y = self.gate(y)

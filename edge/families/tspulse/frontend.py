@@ -168,7 +168,7 @@ class FusedInput(nn.Module):
             self.fourier = FusedFourier(config, inverse=inverse, affine=affine, shift=shift)
             self.fft_patcher = linear(backbone.fft_encoding.patcher.weight, backbone.fft_encoding.patcher.bias)
         self.registers = constant(backbone.add_tokens.patch_tokens.expand(batch * channels, -1, -1))
-        self.norm = FusedNorm(backbone.base_norm, style, folded=False)
+        self.norm = FusedNorm([backbone.base_norm], style)
 
     def forward(self, past_values: Tensor, mask: Tensor | None) -> tuple[Tensor, Rows, Waves | None]:
         x = self.as_rows(past_values)
@@ -180,7 +180,7 @@ class FusedInput(nn.Module):
         if self.fourier is not None:
             waves = self.fourier(self._spectrum_source(x, m, rows))
             tokens.append(self.fft_patcher(waves.values.reshape(-1, self.config.patch_length)).reshape(shape))
-        state = self.norm(torch.cat([*tokens, self.registers], 1).reshape(x.shape[0], -1))
+        state = self.norm.applied(torch.cat([*tokens, self.registers], 1).reshape(x.shape[0], -1))
         return state.reshape(-1, self.config.d_model), rows, waves
 
     def _spectrum_source(self, x: Tensor, mask: Tensor | None, rows: Rows) -> Tensor:

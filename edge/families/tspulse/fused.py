@@ -1,22 +1,21 @@
-"""The mixers in the form that deploys: the same numbers from fewer and larger operators.
+"""Parts of the form that deploys: linear maps, norms, MLPs and gates on the rows of one matrix, weights folded.
 
-`MixerStack`'s state is four-dimensional and every mixer transposes it; here it is one matrix [series * tokens, width]
-(series = batch * channels), so that every linear map is one GEMM with a constant, packed weight, and normalisation,
-activation and gate work on whole matrices. Token mixing sees its transpose [series * width, tokens].
-
-Runtimes differ in one thing that matters: XNNPACK has neither LayerNorm nor sums, so `Style.XNNPACK` writes both as
-products with constant matrices, which keeps a model in one delegate; elsewhere the native operators are faster.
+Each part can stand for several parallel ones of the same shape (`count`), whose weights then form one block-diagonal
+matrix: the zeros cost less than a second operator. Runtimes differ in one thing that matters: XNNPACK has neither
+LayerNorm nor sums, so `Style.XNNPACK` writes both as products with constants, which keeps a model in one delegate;
+elsewhere the native operators are faster.
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edge.families.tspulse.mixer import Gate, MixerLayer, MixerStack, Mlp, Norm
+from edge.families.tspulse.mixer import Gate, Mlp, Norm
 
 
 class Style(enum.StrEnum):
@@ -36,78 +35,137 @@ def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
     return layer
 
 
+def blocks(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Parallel linear maps as one, over concatenated inputs and outputs; in float64."""
+    weight: Tensor = torch.block_diag(*(weight.detach().double() for weight in weights))  # type: ignore[no-untyped-call]
+    return weight, torch.cat([bias.detach().double() for bias in biases])
+
+
 def constant(value: Tensor) -> nn.Buffer:
     return nn.Buffer(value.detach().float().contiguous(), persistent=False)
+
+
+def repeated(x: Tensor, times: int, style: Style) -> Tensor:
+    """A matrix beside itself, [rows, times * width]."""
+    # XNNPACK concatenates two tensors or more, not one with itself, so its copies are products with 1.
+    return torch.cat([x, *(x * 1.0 if style is Style.XNNPACK else x for _ in range(times - 1))], 1)
 
 
 class RowMean(nn.Module):
     """Means of the rows of a matrix, [rows, 1]: XNNPACK has no sum, but a linear map with constant weights."""
 
-    def __init__(self, width: int, style: Style) -> None:
+    def __init__(self, width: int, style: Style, plus: float = 0.0) -> None:
         super().__init__()
-        self.map = linear(torch.full((1, width), 1.0 / width)) if style is Style.XNNPACK else None
+        self.parts: nn.Linear | None = None
+        self.whole: nn.Linear | None = None
+        self.plus = plus
+        if style is Style.XNNPACK:
+            # A map to one output is padded to a whole tile of weights, so a long row is averaged in two steps.
+            part = max(n for n in range(1, 65) if width % n == 0)
+            if part < width:
+                self.parts = linear(torch.full((1, part), 1.0 / part))
+            size = width // part if part < width else width
+            self.whole = linear(torch.full((1, size), 1.0 / size), torch.full((1,), plus) if plus else None)
 
     def forward(self, x: Tensor) -> Tensor:
-        mean: Tensor = x.mean(1, keepdim=True) if self.map is None else self.map(x)
-        return mean
+        """The means plus a constant."""
+        if self.whole is None:
+            mean = x.mean(1, keepdim=True)
+            return mean + self.plus if self.plus else mean
+        if self.parts is not None:
+            x = self.parts(x.reshape(-1, self.parts.in_features)).reshape(-1, self.whole.in_features)
+        total: Tensor = self.whole(x)
+        return total
 
 
 class FusedNorm(nn.Module):
-    """Normalises the rows of [rows, width]; with `folded` a linear map that follows takes over gain and shift.
+    """Normalises the rows of [rows, width], and applies gain and shift if `affine` says so; see `fold` and `scaling`.
 
-    A batch normalisation at inference is gain and shift only. A native LayerNorm applies both at no cost.
+    A native LayerNorm applies them at no cost. Otherwise a linear map that follows had better take them over, or the
+    caller multiplies where it is cheapest. A batch normalisation at inference is gain and shift only.
     """
 
-    def __init__(self, norm: nn.Module, style: Style, *, folded: bool) -> None:
+    def __init__(self, norms: Sequence[Norm | nn.LayerNorm], style: Style) -> None:
         super().__init__()
-        inner = norm.norm if isinstance(norm, Norm) else norm
-        self.native = style is not Style.XNNPACK
-        self.center: nn.Linear | None = None
         self.eps: float | None = None
-        if isinstance(inner, nn.LayerNorm):
-            gain, shift, self.eps = inner.weight.double(), inner.bias.double(), inner.eps
-            width = gain.shape[0]
-            self.mean = RowMean(width, style)
-            if not self.native and width <= 64:
+        self.center: nn.Linear | None = None
+        pairs = []
+        for norm in norms:
+            inner = norm.norm if isinstance(norm, Norm) else norm
+            if isinstance(inner, nn.LayerNorm):
+                self.eps = inner.eps
+                pairs.append((inner.weight.detach().double(), inner.bias.detach().double()))
+            else:
+                batch = getattr(inner, "batchnorm", None)
+                assert isinstance(batch, nn.BatchNorm1d)
+                assert batch.running_mean is not None and batch.running_var is not None
+                gain = batch.weight.detach().double() / (batch.running_var.double() + batch.eps).sqrt()
+                pairs.append((gain, batch.bias.detach().double() - gain * batch.running_mean.double()))
+        self.scaling = pairs
+        self.native = style is not Style.XNNPACK
+        self.affine = self.eps is not None and self.native and len(pairs) == 1
+        self.width = pairs[0][0].shape[0]
+        self.gain, self.shift = constant(pairs[0][0]), constant(pairs[0][1])
+        if self.eps is not None and not self.native:
+            self.mean = RowMean(self.width, style)
+            self.variance = RowMean(self.width, style, plus=self.eps)
+            if self.width <= 64:
                 # One small product subtracts the mean; for long rows a mean and a subtraction are cheaper.
-                self.center = linear(torch.eye(width, dtype=torch.float64) - 1.0 / width)
-        else:
-            batch = getattr(inner, "batchnorm", None)
-            assert (
-                isinstance(batch, nn.BatchNorm1d) and batch.running_mean is not None and batch.running_var is not None
-            )
-            gain = batch.weight.double() / (batch.running_var.double() + batch.eps).sqrt()
-            shift = batch.bias.double() - gain * batch.running_mean.double()
-        self.folded = folded and (self.eps is None or not self.native)
-        self.gain, self.shift = constant(gain), constant(shift)
-        self._exact = (gain.detach(), shift.detach())
+                self.center = linear(torch.eye(self.width, dtype=torch.float64) - 1.0 / self.width)
 
-    def fold(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """A linear map's weight and bias with gain and shift folded in, if this norm leaves them out."""
-        weight, bias = weight.double(), bias.double()
-        if not self.folded:
+    def fold(self, weight: Tensor, bias: Tensor, which: int = 0) -> tuple[Tensor, Tensor]:
+        """A following linear map's weight and bias, with gain and shift folded in where they are not applied."""
+        weight, bias = weight.detach().double(), bias.detach().double()
+        if self.affine:
             return weight, bias
-        gain, shift = self._exact
+        gain, shift = self.scaling[which]
         return weight * gain, bias + weight @ shift
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.eps is not None and self.native:
-            return F.layer_norm(x, self.gain.shape, self.gain, self.shift, self.eps)
-        if self.eps is not None:
-            centered = x - self.mean(x) if self.center is None else self.center(x)
-            x = centered * torch.rsqrt(self.mean(centered * centered) + self.eps)
-        return x if self.folded else x * self.gain + self.shift
+        if self.eps is None:
+            return x
+        if self.native:
+            gain, shift = (self.gain, self.shift) if self.affine else (None, None)
+            return F.layer_norm(x, (self.width,), gain, shift, self.eps)
+        centered: Tensor = x - self.mean(x) if self.center is None else self.center(x)
+        return centered * torch.rsqrt(self.variance(centered * centered))
+
+    def applied(self, x: Tensor) -> Tensor:
+        """`forward` with gain and shift applied to the rows in any case."""
+        y: Tensor = self(x)
+        return y if self.affine else y * self.gain + self.shift
+
+
+class FusedGate(nn.Module):
+    """x * softmax(Wx + b) or x * sigmoid(Wx + b) over the rows of a matrix, in `count` equal parts of a row."""
+
+    def __init__(self, gates: Sequence[Gate]) -> None:
+        super().__init__()
+        self.softmax, self.count = gates[0].activation == "softmax", len(gates)
+        layers = [gate.attn_layer for gate in gates]
+        self.logits = linear(*blocks([layer.weight for layer in layers], [layer.bias for layer in layers]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.logits(x)
+        if not self.softmax:
+            return x * torch.sigmoid(logits)
+        if self.count == 1:
+            return x * torch.softmax(logits, 1)
+        rows, width = x.shape
+        return x * torch.softmax(logits.reshape(rows * self.count, width // self.count), 1).reshape(rows, width)
 
 
 class FusedMlp(nn.Module):
-    """Linear, GELU, linear over the rows of a matrix, then the gate if there is one."""
+    """Linear, GELU, linear over the rows of a matrix, then the gate if there is one.
 
-    def __init__(self, mlp: Mlp, gate: Gate | None, norm: FusedNorm | None) -> None:
+    `first` are the weights and biases of the first linear maps where something is folded into them.
+    """
+
+    def __init__(self, mlps: Sequence[Mlp], gates: Sequence[Gate], first: tuple[Tensor, Tensor] | None = None) -> None:
         super().__init__()
-        weight, bias = mlp.fc1.weight, mlp.fc1.bias
-        self.fc1 = linear(*((weight, bias) if norm is None else norm.fold(weight, bias)))
-        self.fc2 = linear(mlp.fc2.weight, mlp.fc2.bias)
-        self.gate = None if gate is None else FusedGate(gate)
+        self.fc1 = linear(*(first or blocks([mlp.fc1.weight for mlp in mlps], [mlp.fc1.bias for mlp in mlps])))
+        self.fc2 = linear(*blocks([mlp.fc2.weight for mlp in mlps], [mlp.fc2.bias for mlp in mlps]))
+        self.gate = FusedGate(gates) if gates else None
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.fc2(F.gelu(self.fc1(x)))
@@ -115,80 +173,3 @@ class FusedMlp(nn.Module):
             return y
         gated: Tensor = self.gate(y)
         return gated
-
-
-class FusedGate(nn.Module):
-    """x * softmax(Wx + b) or x * sigmoid(Wx + b) over the rows of a matrix."""
-
-    def __init__(self, gate: Gate) -> None:
-        super().__init__()
-        self.softmax = gate.activation == "softmax"
-        self.logits = linear(gate.attn_layer.weight, gate.attn_layer.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.logits(x)
-        return x * (torch.softmax(logits, -1) if self.softmax else torch.sigmoid(logits))
-
-
-class FusedLayer(nn.Module):
-    """One mixer layer on [series * tokens, width]."""
-
-    def __init__(self, layer: MixerLayer, style: Style, series: int, channels: int) -> None:
-        super().__init__()
-        self.series, self.channels = series, channels
-        mixer = layer.channel_feature_mixer
-        self.channel_norm = None if mixer is None else FusedNorm(mixer.norm, style, folded=False)
-        self.channel_gate = None if mixer is None or mixer.gating_block is None else FusedGate(mixer.gating_block)
-        self.channel_mlp = None if mixer is None else FusedMlp(mixer.mlp, None, None)
-        tokens = layer.patch_mixer
-        self.token_norm = None if tokens is None else FusedNorm(tokens.norm, style, folded=False)
-        self.token_mlp = None if tokens is None else FusedMlp(tokens.mlp, tokens.gating_block, None)
-        features = layer.feature_mixer
-        self.feature_norm = FusedNorm(features.norm, style, folded=True)
-        self.feature_mlp = FusedMlp(features.mlp, features.gating_block, self.feature_norm)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.channel_norm is not None and self.channel_mlp is not None:
-            y = self._by_channel(self.channel_norm(x))
-            if self.channel_gate is not None:
-                y = self.channel_gate(y)
-            x = x + self._from_channel(self.channel_mlp(y), x)
-        if self.token_norm is not None and self.token_mlp is not None:
-            x = x + self._transposed(self.token_mlp(self._transposed(self.token_norm(x))))
-        return x + self.feature_mlp(self.feature_norm(x))
-
-    def _transposed(self, x: Tensor) -> Tensor:
-        """[series * a, b] to [series * b, a]."""
-        width = x.shape[1]
-        if self.series == 1:
-            return x.transpose(0, 1)
-        return x.reshape(self.series, -1, width).transpose(1, 2).reshape(self.series * width, -1)
-
-    def _by_channel(self, x: Tensor) -> Tensor:
-        """[batch * channels * tokens, width] to [batch * tokens * width, channels]."""
-        batch = self.series // self.channels
-        return x.reshape(batch, self.channels, -1).transpose(1, 2).reshape(-1, self.channels)
-
-    def _from_channel(self, y: Tensor, like: Tensor) -> Tensor:
-        batch = self.series // self.channels
-        return y.reshape(batch, -1, self.channels).transpose(1, 2).reshape(like.shape)
-
-
-class FusedMixers(nn.Module):
-    """A whole stack on [series * tokens, width]; `series` = batch * `channels`, the channels that the stack sees."""
-
-    def __init__(self, stack: MixerStack, style: Style, series: int, channels: int) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for mixer in stack.mixers:
-            if isinstance(mixer, MixerLayer):
-                layers.append(FusedLayer(mixer, style, series, channels))
-            else:
-                assert isinstance(mixer, nn.Linear)
-                layers.append(linear(mixer.weight, mixer.bias))
-        self.layers = nn.ModuleList(layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = layer(x)
-        return x
