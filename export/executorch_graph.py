@@ -28,14 +28,18 @@ if TYPE_CHECKING:
 _QUANTIZERS = ("quantized_decomposed.", "torchao.")
 #: dtypes that every kernel with a float or integer version takes; others are tried one by one.
 _COMMON = ("float32", "int64", "int32", "int8", "uint8", "bool")
+#: What has been tried in this process: operators with the dtypes of their arguments.
+_RUNS_ALONE: dict[str, bool] = {}
 
 
 @contextlib.contextmanager
 def executorch_tools() -> Iterator[None]:
-    """Keep quiet what executorch and torchao say on import and while they lower, and their hand off the root logger."""
+    """Without gradients, quiet about what executorch and torchao say of themselves, their hand off the root logger."""
+    import torch
+
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    with warnings.catch_warnings(), quiet_stderr(*NOISE):
+    with torch.no_grad(), warnings.catch_warnings(), quiet_stderr(*NOISE):
         # Their own use of deprecated torch APIs, and "experimental" marks: nothing a user can act on.
         warnings.simplefilter("ignore")
         try:
@@ -61,13 +65,17 @@ def to_edge(name: str, program: ExportedProgram, partition: bool = True) -> Expo
                 compile_config=_any_operator(),
             )
         except Exception as error:  # executorch raises whatever its passes run into
-            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
             raise UnsupportedError(
-                f"executorch cannot lower {name} ({type(error).__name__}: {reason[:300]}): try another scheme or "
-                "runtime."
+                f"executorch cannot lower {name} ({reason(error)}): try another scheme or runtime."
             ) from error
         lowered: ExportedProgram = edge.exported_program(name)
         return lowered
+
+
+def reason(error: Exception) -> str:
+    """An error's type and first line."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+    return f"{type(error).__name__}: {line[:300]}"
 
 
 def to_executorch(programs: Mapping[str, ExportedProgram]) -> Any:
@@ -105,17 +113,16 @@ def unsupported(module: GraphModule) -> list[UnsupportedOperator]:
 
     registered = kernel_names()
     found: Counter[tuple[str, str]] = Counter()
-    tried: dict[object, bool] = {}
     for graph in _graphs(module):
         for node in graph.nodes:
             if not _is_kernel_call(node):
                 continue
             lacks = _kernel(node) not in registered
             if not lacks and _is_uncommon(node):
-                key = (_name(node), str([_signature(argument) for argument in (*node.args, *node.kwargs.values())]))
-                if key not in tried:
-                    tried[key] = _runs_alone(node)
-                lacks = not tried[key]
+                key = f"{_name(node)}{[_signature(argument) for argument in (*node.args, *node.kwargs.values())]}"
+                if key not in _RUNS_ALONE:
+                    _RUNS_ALONE[key] = _runs_alone(node)
+                lacks = not _RUNS_ALONE[key]
             if lacks:
                 found[_name(node), module_path(node)] += 1
     return [UnsupportedOperator(name, path, count) for (name, path), count in found.items()]

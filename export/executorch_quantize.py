@@ -8,7 +8,7 @@ In: ``Captured`` and a ``Recipe``. Out: ``Quantized``, the same graph with quant
 
 All three rewrite the graph, not the module: what torchao's ``quantize_`` would replace in place is shared between entry
 points, and a layer written with ``torch.nn.functional.linear`` has no module to replace. Raises UsageError for a group
-size that XNNPACK cannot do.
+size that XNNPACK cannot do and UnsupportedError for a graph that PT2E cannot.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from edge.errors import UsageError
+from edge.errors import UnsupportedError, UsageError
 from edge.export.base import Captured
 from edge.export.capture import to_tensors, trace
-from edge.export.executorch_graph import executorch_tools, module_path, module_paths
+from edge.export.executorch_graph import executorch_tools, module_path, module_paths, reason
 from edge.spec import Recipe, Scheme
 
 if TYPE_CHECKING:
@@ -58,21 +58,29 @@ def quantize(captured: Captured, recipe: Recipe) -> Quantized:
 
 def _static(captured: Captured) -> Quantized:
     """PT2E with XNNPACK's quantizer: observe the calibration samples, then convert."""
-    import torch
-
-    with executorch_tools(), torch.no_grad():
+    with executorch_tools():
         from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
             XNNPACKQuantizer,
             get_symmetric_quantization_config,
         )
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-        quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+        class Quantizer(XNNPACKQuantizer):  # type: ignore[misc]
+            def transform_for_annotation(self, model: GraphModule) -> GraphModule:
+                # Theirs makes float tensors of all numbers that are added or multiplied: integers' sums turn float.
+                return model
+
+        quantizer = Quantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
         quantizer.set_filter_function(_static_filter(captured.entry.keep_float))
-        prepared = prepare_pt2e(captured.program.module(), quantizer)
-        for sample in captured.calibration:
-            prepared(*to_tensors(captured.entry, sample))
-        module = convert_pt2e(prepared)
+        try:
+            prepared = prepare_pt2e(captured.program.module(), quantizer)
+            for sample in captured.calibration:
+                prepared(*to_tensors(captured.entry, sample))
+            module = convert_pt2e(prepared)
+        except Exception as error:  # torchao raises whatever its passes run into
+            raise UnsupportedError(
+                f"torchao cannot quantize {captured.entry.name} ({reason(error)}): choose int8-dynamic or fp32."
+            ) from error
         program = trace(captured.entry, module, to_tensors(captured.entry, captured.references[0][0]))
     layers = [node for node in module.graph.nodes if node.target in _gemms()]
     layers = [node for node in layers if "dequantize" in str(getattr(node.args[1], "target", ""))]
@@ -125,7 +133,7 @@ def _weights(captured: Captured, recipe: Recipe) -> Quantized:
     uneven: list[str] = []
     convolutions: list[str] = []
     layers = 0
-    with executorch_tools(), torch.no_grad():
+    with executorch_tools():
         for node in list(module.graph.nodes):
             if node.target not in _gemms() or _kept(node, entry.keep_float):
                 continue

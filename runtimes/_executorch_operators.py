@@ -18,6 +18,10 @@ from edge.runtimes.base import OperatorTime
 HALF_MICROSECOND = 500.0
 KEPT_RUNS = 0.75
 
+#: A delegate whose operators are so short that their whole microseconds add up to less than this part of its time is
+#: shown as one: their shares would be made up.
+LEAST_RESOLVED = 0.2
+
 #: What XNNPACK calls the work of an ATen operator, where the names differ by more than case.
 _CALLED: Mapping[str, tuple[str, ...]] = {
     "linear": ("Fully Connected", "Dynamic Fully Connected"),
@@ -73,15 +77,16 @@ def operator_times(blocks: Sequence[Block], modules: Mapping[str, Sequence[Seque
 
     ``modules`` gives, for each instruction, the (operator, module path) pairs that it was lowered from. XNNPACK's
     durations are cut to whole microseconds: half of one is added back to each, as far as its delegate's own time,
-    which has nanoseconds, has room for it.
+    which has nanoseconds, has room for it. A delegate that runs too short for such a clock is one row.
     """
     runs = sorted((block for block in blocks if block.name == "Execute" and block.events), key=_duration)
     runs = runs[: math.ceil(KEPT_RUNS * len(runs))]
+    coarse = _coarse(runs)
     rows: dict[tuple[int, str], _Row] = {}
     for run in runs:
         origin = min(event.start for event in run.events)
         seen = set()
-        for instruction, label, provider, start, duration in _operators(run.events):
+        for instruction, label, provider, start, duration in _operators(run.events, coarse):
             row = rows.setdefault((instruction, label), _Row(instruction, label, provider))
             row.calls += 1
             row.total += duration
@@ -94,7 +99,7 @@ def operator_times(blocks: Sequence[Block], modules: Mapping[str, Sequence[Seque
     return [
         OperatorTime(
             name=f"{row.instruction}/{row.label}",
-            kind=row.label.split(" #")[0] if row.provider == "XNNPACK" else row.label.rpartition(".")[0],
+            kind=_kind(row),
             provider=row.provider,
             module=sources[row.instruction, row.label],
             calls_per_run=row.calls / len(runs),
@@ -104,6 +109,12 @@ def operator_times(blocks: Sequence[Block], modules: Mapping[str, Sequence[Seque
         )
         for row in ordered
     ]
+
+
+def _kind(row: _Row) -> str:
+    if row.provider == "portable":
+        return row.label.rpartition(".")[0]
+    return "delegate" if row.label.startswith("delegate of ") else row.label.split(" #")[0]
 
 
 def _duration(run: Block) -> int:
@@ -135,14 +146,30 @@ def _computes(label: str, operator: str) -> bool:
     return head in _CALLED.get(operator, ()) or head.replace(" ", "").lower() == operator.replace("_", "")
 
 
-def _operators(events: Sequence[Event]) -> Iterator[tuple[int, str, str, float, float]]:
+def _coarse(runs: Sequence[Block]) -> set[int]:
+    """Instructions whose delegates' operators XNNPACK's clock does not resolve."""
+    parts: dict[int, int] = {}
+    whole: dict[int, int] = {}
+    for event in (event for run in runs for event in run.events):
+        if event.delegate_id:
+            parts[event.instruction] = parts.get(event.instruction, 0) + event.end - event.start
+        elif event.name == "DELEGATE_CALL":
+            whole[event.instruction] = whole.get(event.instruction, 0) + event.end - event.start
+    return {key for key, total in whole.items() if parts.get(key, 0) < LEAST_RESOLVED * total}
+
+
+def _operators(events: Sequence[Event], coarse: set[int]) -> Iterator[tuple[int, str, str, float, float]]:
     """(instruction, label, provider, start, duration) of each operator of one run, times in ns."""
     inside: list[Event] = []
     for event in events:
         if event.delegate_id:
             inside.append(event)
         elif event.name == "DELEGATE_CALL":
-            yield from _delegated(inside, event)
+            if event.instruction in coarse and inside:
+                label = f"delegate of {len(inside)} operators" if len(inside) > 1 else inside[0].delegate_id
+                yield event.instruction, label, "XNNPACK", event.start, event.end - event.start
+            else:
+                yield from _delegated(inside, event)
             inside = []
         elif event.name.startswith("native_call_"):
             label = event.name.removeprefix("native_call_")
