@@ -359,6 +359,18 @@ def test_fused_classification_equals_the_faithful_model(changes: dict[str, Any],
         assert_close(logits, model(series).prediction_outputs)
 
 
+@pytest.mark.parametrize("removed", ["last", "dc"])
+def test_fused_spectrum_of_a_context_not_divisible_by_four(removed: str) -> None:
+    changes = {"context_length": 50, "patch_length": 10, "patch_stride": 10, "fft_remove_component": removed}
+    model = make(TSPulseForReconstruction, SMALL, **changes)
+    series = torch.from_numpy(recipe.series("odd", 1, 50, 1))
+    with torch.no_grad():
+        expected = model(series)
+    entry = Reconstruct(model)
+    results = dict(zip(entry.outputs, entry(series, torch.ones_like(series)), strict=True))
+    assert_close(results["reconstructed_ts_from_fft"], expected.reconstructed_ts_from_fft)
+
+
 @settings(max_examples=40, deadline=None)
 @given(half=st.integers(1, 40), removed=st.sampled_from(["last", "dc"]), seed=st.integers(0, 2**16))
 def test_bases_are_numpys_real_fft(half: int, removed: str, seed: int) -> None:
