@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,6 +184,9 @@ def _export_all(job: Job, allow_mismatch: bool, progress: TerminalProgress) -> I
 
 
 def _export(plan: ModelPlan, job: Job, allow_mismatch: bool, progress: TerminalProgress) -> ExportRow:
+    # Before torch is loaded: its OpenMP threads would spin while they wait for each other, and on a machine that has
+    # other work too an export took three times as long for it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from edge.cli.export_summary import summarise
     from edge.export import pipeline
 
