@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-# Before anything imports torch or numpy. The suite shares the machine, and its workers (pytest -n) with each other;
-# OpenMP threads that spin while they wait for a core made an export three times as long on a busy one. The runtimes have
+# Before anything imports torch or numpy. The suite shares the machine, and its workers (pytest -n) with each other: on
+# a busy one, OpenMP threads that spin while they wait for a core made an export three times as long. The runtimes have
 # pools of their own, whose sizes the tests choose.
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
