@@ -78,6 +78,9 @@ def export(
     if scheme not in lowering.schemes:
         known = ", ".join(known.value for known in lowering.schemes)
         raise UnsupportedError(f"{runtime} cannot do {scheme.value}: choose one of {known}, or another runtime.")
+    if tune_trials and runtime != "tvm":
+        progress.warn(f"tuning trials are for tvm: {runtime} has nothing to tune, so they are left out.")
+        tune_trials = 0
     destination = bundle_path(model, resolved.name, output)
     bundles.check_destination(destination)
 

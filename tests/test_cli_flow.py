@@ -115,10 +115,12 @@ def test_flags_override_the_project(
         "target = 'rpi'\n[[model]]\nname = 'relu2-mlp'\nruntime = 'tvm'\nscheme = 'int8'\n"
     )
     monkeypatch.chdir(tmp_path)
-    flags = ("--target", "cpu", "--runtime", "onnx", "--quantize", "fp32", "-o", "mine.edge")
-    run_edge(capsys, "export", *flags)
+    flags = ("--target", "cpu", "--runtime", "onnx", "--quantize", "fp32", "--tune-trials", 8, "-o", "mine.edge")
+    _, err = run_edge(capsys, "export", *flags)
+    assert "edge: relu2-mlp: warning: tuning trials are for tvm" in err
     manifest = open_bundle(tmp_path / "mine.edge").manifest
     assert (manifest.target.name, manifest.runtime.name, manifest.recipe.scheme) == ("cpu", "onnx", "fp32")
+    assert manifest.recipe.tune_trials == 0
 
 
 def test_a_profile_of_ones_own_is_a_target(
