@@ -26,7 +26,10 @@ TERMINATED = 143  # 128 + SIGTERM
 def main() -> None:
     """The ``edge`` program."""
     signal.signal(signal.SIGTERM, _terminate)
-    status = invoke(sys.argv[1:])
+    try:
+        status = invoke(sys.argv[1:])
+    except KeyboardInterrupt:  # before there was a command
+        status = fail("interrupted.", INTERRUPTED)
     if _reader_left():
         # What is still buffered goes nowhere; the interpreter's own last flush must not complain of it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
