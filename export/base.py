@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -63,7 +63,7 @@ class Lowered:
     files: Mapping[str, Path]
     artifacts: Mapping[str, Artifact]
     runtime: RuntimeRecord
-    notes: Notes = Notes()
+    notes: Notes = field(default_factory=Notes)
     twin: Mapping[str, Path] | None = None
     quantized: Mapping[str, Callable[[Arrays], Arrays]] | None = None
 

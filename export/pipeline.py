@@ -32,7 +32,6 @@ from edge.runtimes.base import Session, runtime_names, session_class, usable_cor
 from edge.spec import Recipe, Scheme, Target, parse_scheme
 
 
-
 @dataclass(frozen=True)
 class Exported:
     """A packed bundle, what quantization bought (None in float32), and everything worth saying in a sentence."""

@@ -120,7 +120,7 @@ def test_a_symlink_is_refused(tmp_path: Path) -> None:
     path = write_bundle(tmp_path).path
     (path / "double.bin").rename(tmp_path / "elsewhere")
     (path / "double.bin").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(BundleError, match="lacks 'double.bin'"):
+    with pytest.raises(BundleError, match=r"lacks 'double\.bin'"):
         bundles.open_bundle(path)
 
 
