@@ -7,6 +7,7 @@ host cannot run, the same graphs are compiled a second time for the host, so tha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +19,8 @@ from edge.export.tvm_compile import compile_module, fuse, llvm_target, requireme
 from edge.export.tvm_convert import decompose, missing_operators, to_relax
 from edge.export.tvm_link import export_library
 from edge.export.tvm_quantize import Quantized, quantize, refuse_nothing_quantized
+from edge.export.tvm_records import RECORDS, apply_records, load_records, records_for, records_path, write_records
+from edge.export.tvm_tune import tune
 from edge.manifest import Notes, RuntimeRecord
 from edge.progress import Progress
 from edge.runtimes.tvm import REQUIREMENTS, Requirements, abi, cpu_flags, host_arch, prepare
@@ -44,19 +47,58 @@ class TvmLowering(Lowering):
         }
         functions = {name: to_relax(decompose(program), name) for name, program in programs.items()}
         needs = requirements(target)
-        files = _compile(functions, target, needs, workdir / "target")
-        twin = None
-        if not _runs_here(needs):
-            host = _host()
-            twin = _compile(functions, host, requirements(host), workdir / "twin")
+        foreign = not _runs_here(needs)
+        host = _host() if foreign else target
+        tuning = _tune(functions, host if foreign and recipe.tune_trials else target, recipe, progress)
+        files, used = _compile(functions, target, tuning, foreign, workdir / "target")
+        twin = _compile(functions, host, tuning, foreign, workdir / "twin")[0] if foreign else None
         return Lowered(
             files=files,
             artifacts={name: Artifact(file=LIBRARY, method=name) for name in functions},
             runtime=RuntimeRecord(name=self.runtime, version=str(version("apache-tvm")), abi=abi()),
-            notes=Notes(),
+            notes=Notes(
+                tuned_trials=recipe.tune_trials if tuning.tasks else 0,
+                tuned_tasks=used,
+                warnings=_warnings(target, host, recipe, tuning, used),
+            ),
             twin=twin,
             quantized={name: entry.run for name, entry in quantized.items()} or None,
         )
+
+
+@dataclass(frozen=True)
+class _Tuning:
+    """The records to compile by, and how many kernels were tuned for this export."""
+
+    database: Any
+    tasks: int
+
+
+def _tune(functions: Mapping[str, Any], target: Target, recipe: Recipe, progress: Progress) -> _Tuning:
+    """The user's records for ``target``, which runs here if there are trials to spend, with what they add."""
+    database = load_records(records_path(target))
+    if not recipe.tune_trials:
+        return _Tuning(database, 0)
+    progress.stage("tune")
+    llvm = llvm_target(target)
+    tasks = tune(fuse(functions, llvm), target, llvm, recipe.tune_trials, database, progress, recipe.seed)
+    return _Tuning(database, len(tasks))
+
+
+def _warnings(target: Target, host: Target, recipe: Recipe, tuning: _Tuning, used: int) -> tuple[str, ...]:
+    if recipe.tune_trials and not tuning.tasks:
+        return ("there was nothing to tune: no float matrix product or convolution takes a part of the time.",)
+    if recipe.tune_trials and host is not target:
+        return (
+            f"schedules were measured on this host's {host.cpu}, not on {target.cpu}: they are correct there, and "
+            "perhaps not the fastest.",
+        )
+    if not used:
+        return (
+            f"no kernel is tuned for {target.cpu}: it is compiled by edge's default schedules, which --tune-trials may "
+            "improve on.",
+        )
+    return ()
 
 
 def _require() -> None:
@@ -72,13 +114,22 @@ def _quantize(captured: Sequence[Captured], scheme: Scheme) -> dict[str, Quantiz
     return quantized
 
 
-def _compile(functions: Mapping[str, Any], target: Target, needs: Requirements, folder: Path) -> dict[str, Path]:
+def _compile(
+    functions: Mapping[str, Any], target: Target, tuning: _Tuning, foreign: bool, folder: Path
+) -> tuple[dict[str, Path], int]:
+    """Compile and link for ``target``; gives the bundle's files and how many kernels have a tuning record."""
     folder.mkdir(parents=True)
     llvm = llvm_target(target)
-    executable = compile_module(fuse(functions, llvm), llvm)
-    export_library(executable, target, folder / LIBRARY, folder / "objects")
-    (folder / REQUIREMENTS).write_bytes(msgspec.json.encode(needs))
-    return {LIBRARY: folder / LIBRARY, REQUIREMENTS: folder / REQUIREMENTS}
+    module = fuse(functions, llvm)
+    records = records_for(module, tuning.database, foreign)
+    executable = compile_module(apply_records(module, records, llvm), llvm)
+    files = {name: folder / name for name in (LIBRARY, REQUIREMENTS)}
+    export_library(executable, target, files[LIBRARY], folder / "objects")
+    files[REQUIREMENTS].write_bytes(msgspec.json.encode(requirements(target)))
+    if records:
+        files[RECORDS] = folder / RECORDS
+        write_records(files[RECORDS], records)
+    return files, len(records)
 
 
 def _runs_here(needs: Requirements) -> bool:

@@ -7,7 +7,8 @@ each, sharing kernels and constants. Kernels with a record in the tuning databas
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from edge.errors import UnsupportedError
@@ -75,7 +76,16 @@ def compile_module(module: Any, llvm: Any) -> Any:
     import tvm
 
     scheduled = vectorize_math(schedule_module(module, machine_of(llvm)))
+    with compile_context(llvm):
+        return tvm.compile(scheduled, target=llvm)
+
+
+@contextmanager
+def compile_context(llvm: Any) -> Iterator[None]:
+    """What every kernel is compiled under."""
+    import tvm
+
     # Vectors along an axis of odd length leave a rest: the loop is cut in two, so that only the rest has a condition.
     config = {"s_tir.LoopPartition": {"partition_const_loop": True}}
     with llvm, tvm.transform.PassContext(opt_level=3, config=config):
-        return tvm.compile(scheduled, target=llvm)
+        yield

@@ -8,6 +8,7 @@ of reshapes that stand between a matrix product and what could be fused into it.
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,8 +26,18 @@ Converter = Callable[["Node", Any], Any]
 _WHOLE = ("linear.default", "matmul.default", "scaled_dot_product_attention.default")
 
 
+#: Decomposing takes seconds, and every program is looked at, lowered, and maybe lowered again in float32.
+_decomposed: weakref.WeakKeyDictionary[ExportedProgram, ExportedProgram] = weakref.WeakKeyDictionary()
+
+
 def decompose(program: ExportedProgram) -> ExportedProgram:
     """Core ATen operators, apart from the few that are kept whole."""
+    if program not in _decomposed:
+        _decomposed[program] = _decompose(program)
+    return _decomposed[program]
+
+
+def _decompose(program: ExportedProgram) -> ExportedProgram:
     import torch
 
     table: Any = torch.export.default_decompositions()
@@ -170,10 +181,9 @@ def _attention(node: Node, importer: Any) -> Any:
         lengths = int(query.ty.shape[rank - 2]), int(key.ty.shape[rank - 2])
         mask = relax.const(np.tril(np.ones(lengths, bool)), "bool")
     if mask is not None:
-        if str(mask.ty.dtype) == "bool":
-            scores = emit(relax.op.where(mask, scores, relax.const(-math.inf, dtype)))
-        else:
-            scores = emit(relax.op.add(scores, mask))
+        kept = str(mask.ty.dtype) == "bool"
+        masked = relax.op.where(mask, scores, relax.const(-math.inf, dtype)) if kept else relax.op.add(scores, mask)
+        scores = emit(masked)
     return emit(relax.op.matmul(emit(relax.op.nn.softmax(scores, axis=-1)), value))
 
 

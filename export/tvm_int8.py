@@ -8,7 +8,13 @@ columns of weights, and adds their products to ``lanes`` int32 sums. Weights are
 
 from __future__ import annotations
 
+import functools
+import inspect
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -139,6 +145,7 @@ def packed_product(activation: Any, weight: Any) -> Any:
     return te.compute((*activation.shape[:-1], blocks * lanes), product, name="integer_product")
 
 
+@functools.cache
 def register(kernel: DotKernel) -> str:
     """Make the kernel known to TVM's scheduler; gives its name there."""
     from tvm.s_tir import TensorIntrin
@@ -172,7 +179,33 @@ def kernel({buffers}):
         c=sums,
     )
     step = f"        {sums} = {body}\n"
-    TensorIntrin.register(
-        kernel.tensor_intrinsic, from_source(head + meaning), from_source(head + step), override=True
-    )
+    with quick_parsing():
+        TensorIntrin.register(
+            kernel.tensor_intrinsic, from_source(head + meaning), from_source(head + step), override=True
+        )
     return kernel.tensor_intrinsic
+
+
+@contextmanager
+def quick_parsing() -> Iterator[None]:
+    """TVM's script parser asks for the call stack of each function it reads, with the source around every caller.
+
+    Where torch is loaded, finding that source takes a second a function, and minutes for the intrinsics that
+    MetaSchedule imports. The parser only wants it to recognise functions in classes, of which there are none.
+    """
+    stack = inspect.stack
+    inspect.stack = _stack_without_source
+    try:
+        yield
+    finally:
+        inspect.stack = stack
+
+
+def _stack_without_source(context: int = 1) -> list[inspect.FrameInfo]:
+    found = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        found.append(inspect.FrameInfo(frame, code.co_filename, frame.f_lineno, code.co_name, None, None))
+        frame = frame.f_back
+    return found

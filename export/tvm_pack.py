@@ -3,8 +3,9 @@
     matmul(q int8, W int8)   ->  integer_product(q', packed W) - shift
     matmul(x, W) with an odd number of columns  ->  matmul(x, W padded with zeros)[..., :N]
 
-The integer product is on the CPU's dot product instructions (``edge.export.tvm_int8``). q' is q, shifted by 128 to unsigned where the instruction wants that; ``shift`` takes it out again, exactly. A product
-whose weights are no constant 2-D matrix stays as it is.
+The integer product is on the CPU's dot product instructions (``edge.export.tvm_int8``). q' is q, shifted by 128 to
+unsigned where the instruction wants that; ``shift`` takes it out again, exactly. A product whose weights are not a
+constant 2-D matrix stays as it is.
 """
 
 from __future__ import annotations

@@ -58,9 +58,9 @@ def quantize(captured: Captured, scheme: Scheme) -> Quantized:
     with torch.no_grad():
         if scheme is Scheme.INT8:
             ranges = observe(graph_module, products, [to_tensors(entry, sample) for sample in captured.calibration])
-            _rewrite(graph_module, products, lambda node: _affine(graph_module, node, ranges[node]))
+            _rewrite(graph_module, products, lambda seen, x: _affine(graph_module, x, ranges[seen]))
         else:
-            _rewrite(graph_module, products, lambda node: _by_row(graph_module, node))
+            _rewrite(graph_module, products, lambda _, x: _by_row(graph_module, x))
         with warnings.catch_warnings():
             # As in capture: torch's tracer warns of its own internals.
             warnings.simplefilter("ignore")
@@ -134,9 +134,9 @@ def observe(
     return ranges
 
 
-#: Emits the nodes that quantize ``x``; gives the int8 node, the factor of the product (a number or a node) and the zero
-#: point.
-_Quantizer = Callable[["Node"], tuple["Node", "float | Node", int]]
+#: Takes a product's input as it was observed and as it stands now, emits the nodes that quantize it, and gives the int8
+#: node, the factor of the product (a number or a node) and the zero point.
+_Quantizer = Callable[["Node", "Node"], tuple["Node", "float | Node", int]]
 
 
 def _affine(graph_module: GraphModule, x: Node, observed: tuple[float, float]) -> tuple[Node, float, int]:
@@ -171,11 +171,12 @@ def _rewrite(graph_module: GraphModule, products: Sequence[Product], quantizer: 
 
     aten, graph = torch.ops.aten, graph_module.graph
     quantized: dict[Node, tuple[Node, float | Node, int]] = {}
+    values: dict[Node, Node] = {}  # what stands for a product that is gone already
     for index, product in enumerate(products):
         # An input that several products share (a query, a key, a value) is quantized once, where the first stands.
         with graph.inserting_before(product.node):
             if product.x not in quantized:
-                quantized[product.x] = quantizer(product.x)
+                quantized[product.x] = quantizer(product.x, values.get(product.x, product.x))
             q, factor, zero = quantized[product.x]
             weight, scale = quantize_weight(product.weight)
             shift = torch.zeros(len(scale), dtype=torch.float64)
@@ -198,6 +199,7 @@ def _rewrite(graph_module: GraphModule, products: Sequence[Product], quantizer: 
                 value = graph.call_function(
                     aten.add.Tensor, (value, _buffer(graph_module, f"{name}_shift", shift.float()))
                 )
+        values[product.node] = value
         product.node.replace_all_uses_with(value)
         graph.erase_node(product.node)
     graph.eliminate_dead_code()

@@ -51,6 +51,12 @@ def schedule_module(module: Any, machine: Machine) -> Any:
 
 def schedule_kernel(function: Any, machine: Machine) -> Any:
     """``function`` by the first rule that fits; unchanged if none does."""
+    schedule = traced_schedule(function, machine)
+    return function if schedule is None else schedule.mod["main"].with_attr("tirx.is_scheduled", True)
+
+
+def traced_schedule(function: Any, machine: Machine) -> Any:
+    """The schedule of the first rule that fits, with its trace; None if none does."""
     from tvm import s_tir
     from tvm.s_tir.schedule import ScheduleError
 
@@ -60,8 +66,8 @@ def schedule_kernel(function: Any, machine: Machine) -> Any:
             rule(schedule, machine)
         except (NotApplicable, ScheduleError):
             continue
-        return schedule.mod["main"].with_attr("tirx.is_scheduled", True)
-    return function
+        return schedule
+    return None
 
 
 def is_scheduled(function: Any) -> bool:
