@@ -26,6 +26,9 @@ TERMINATED = 143  # 128 + SIGTERM
 def main() -> None:
     """The ``edge`` program."""
     signal.signal(signal.SIGTERM, _terminate)
+    if not debugging():
+        # Destructors of third parties that stumble over each other on the way out have nothing to say to the user.
+        sys.unraisablehook = _say_nothing
     try:
         status = invoke(sys.argv[1:])
     except KeyboardInterrupt:  # before there was a command
@@ -95,6 +98,10 @@ def one_line(text: str) -> str:
 def _command(error: Exception) -> str:
     """The command that a usage error belongs to: "edge export"."""
     return getattr(getattr(error, "ctx", None), "command_path", None) or "edge"
+
+
+def _say_nothing(unraisable: object) -> None:
+    pass
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
