@@ -52,11 +52,11 @@ $(BIN)/python:
 
 # What pyproject.toml asks for; a stamp each, so that a second run starts at once.
 $(VENV)/.export: pyproject.toml | $(BIN)/python
-	@echo "Installing PyTorch and the three runtimes into $(VENV): some 2 GB, a few minutes."
+	@echo "Installing PyTorch and the three runtimes into $(VENV): some 2.5 GB, a few minutes."
 	@$(BIN)/pip install --quiet $(PIP_ARGS) -e '.[export]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
-	@echo "Installing PyTorch, the three runtimes and the tools for tests into $(VENV): some 2 GB, a few minutes."
+	@echo "Installing PyTorch, the three runtimes and the tools for tests into $(VENV): some 2.5 GB, a few minutes."
 	@$(BIN)/pip install --quiet $(PIP_ARGS) -e '.[dev]'
 	@touch $@ $(VENV)/.export
