@@ -133,7 +133,10 @@ def test_classify_a_csv(tmp_path: Path, session: EagerSession) -> None:
     request = TaskRequest(csv=tmp_path / "digits.csv", output=tmp_path / "classes.csv")
     result = task.run(session, request, Progress())
     assert np.mean(np.array(result.values["classes"]) == labels) >= 0.9
-    assert len(result.lines) == 20 and result.written == (tmp_path / "classes.csv",)
+    assert result.lines[0] == "20 rows classified" and result.written == (tmp_path / "classes.csv",)
+    assert sum(int(line.split(": ")[1]) for line in result.lines[1:]) == 20
+    listed = task.run(session, TaskRequest(csv=tmp_path / "digits.csv"), Progress()).lines
+    assert len(listed) == 20 and listed[0].startswith(f"row 0: class {result.values['classes'][0]} (probability 0.")
     lines = (tmp_path / "classes.csv").read_text().splitlines()
     assert lines[0].endswith(",class,probability") and len(lines) == 21
     assert lines[1].split(",")[:64] == [str(value) for value in images[0]]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from edge.csvfile import read_csv, write_csv
+from edge.csvfile import Table, read_csv, write_csv
 from edge.errors import InputError
 from edge.progress import Progress
 from edge.tasks import Task, TaskRequest, TaskResult, softmax
@@ -40,11 +41,20 @@ class Classify(Task):
         if request.output is not None:
             extra = {"class": [str(label) for label in classes], "probability": [f"{value:.6g}" for value in sure]}
             written.append(write_csv(request.output, table, {}, extra))
+        # What is in the file need not scroll by as well.
+        lines = _summary(classes) if written else _each(table, classes, sure)
         return TaskResult(
-            lines=tuple(
-                f"{table.label(row)}: class {label} (probability {value:.3f})"
-                for row, (label, value) in enumerate(zip(classes, sure, strict=True))
-            ),
+            lines=tuple(lines),
             values={"classes": classes, "probabilities": [round(value, 6) for value in sure]},
             written=tuple(written),
         )
+
+
+def _each(table: Table, classes: list[int], sure: list[float]) -> list[str]:
+    pairs = enumerate(zip(classes, sure, strict=True))
+    return [f"{table.label(row)}: class {label} (probability {value:.3f})" for row, (label, value) in pairs]
+
+
+def _summary(classes: list[int]) -> list[str]:
+    counts = sorted(Counter(classes).items())
+    return [f"{len(classes)} rows classified", *(f"  class {label}: {count}" for label, count in counts)]
