@@ -15,6 +15,9 @@ class Progress:
     def warn(self, sentence: str) -> None:
         """Something the user should know, in one sentence."""
 
+    def write(self, text: str) -> None:
+        """A piece of the result itself, as soon as it is there (a language model's text): no line end is added."""
+
     @contextmanager
     def bar(self, description: str, total: int) -> Iterator[ProgressBar]:
         """A bar of ``total`` steps."""

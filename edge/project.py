@@ -8,6 +8,8 @@
     scheme = "int8-dynamic"
     checkpoint = "weights/tspulse"
     config = "weights/config.json"
+    part = "click"
+    context = 2048
     calibration = "calibration.npz"
     tune_trials = 64
     group_size = 32
@@ -38,6 +40,8 @@ class _Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     scheme: str = "auto"
     checkpoint: str | None = None
     config: str | None = None
+    part: str | None = None
+    context: int | None = None
     calibration: str | None = None
     tune_trials: int = 0
     group_size: int = 32
@@ -59,6 +63,8 @@ class ModelPlan(msgspec.Struct, frozen=True, kw_only=True):
     config: Path | None = None
     calibration: Path | None = None
     random_weights: int | None = None
+    part: str | None = None
+    context: int | None = None
     tune_trials: int = 0
     group_size: int = 32
     output: Path | None = None  # ends in .edge: the bundle; otherwise the folder that it goes into
@@ -103,21 +109,22 @@ def read_project(path: Path) -> Project:
     return Project(folder, file.target, tuple(_plan(model, folder, path) for model in file.model))
 
 
-def bundle_path(model: str, target: str, output: Path | None) -> Path:
-    """Where a bundle goes: ``output`` itself if it ends in .edge, else MODEL-TARGET.edge in it (or in this folder).
+def bundle_path(model: str, target: str, output: Path | None, part: str | None = None) -> Path:
+    """Where a bundle goes: ``output`` itself if it ends in .edge, else MODEL[-PART]-TARGET.edge in it (or in this folder).
 
     A user's own ``package.module:factory`` gives its factory's name.
     """
     if output is not None and output.suffix == ".edge":
         return output
-    return (output or Path()) / f"{model.rpartition(':')[2]}-{target}.edge"
+    name = model.rpartition(":")[2]
+    return (output or Path()) / (f"{name}-{target}.edge" if part is None else f"{name}-{part}-{target}.edge")
 
 
 def refuse_collisions(plans: tuple[ModelPlan, ...], target: str) -> None:
     """UsageError if two exports would write the same bundle."""
     seen: dict[Path, str] = {}
     for plan in plans:
-        path = bundle_path(plan.name, target, plan.output).resolve()
+        path = bundle_path(plan.name, target, plan.output, plan.part).resolve()
         if path in seen:
             raise UsageError(
                 f"both '{seen[path]}' and '{plan.name}' would be written to {path.name}: change an output."
@@ -137,14 +144,16 @@ def _plan(model: _Model, folder: Path, source: Path) -> ModelPlan:
         raise ConfigError(f"{source} has a [[model]] without a name: give it one (see `edge models`).")
     if model.scheme != "auto":
         parse_scheme(model.scheme)
-    if model.tune_trials < 0 or model.group_size < 1:
-        raise ConfigError(f"{source} has a negative figure for '{model.name}': correct tune_trials or group_size.")
+    if model.tune_trials < 0 or model.group_size < 1 or (model.context is not None and model.context < 1):
+        raise ConfigError(f"{source} has a negative figure for '{model.name}': correct tune_trials, group_size or context.")
     return ModelPlan(
         name=model.name,
         runtime=model.runtime,
         scheme=model.scheme,
         checkpoint=path(model.checkpoint, "checkpoint"),
         config=path(model.config, "config"),
+        part=model.part,
+        context=model.context,
         calibration=path(model.calibration, "calibration"),
         tune_trials=model.tune_trials,
         group_size=model.group_size,

@@ -15,6 +15,27 @@ if TYPE_CHECKING:
     from edge.runtimes.base import Session
 
 
+class TextRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What to write, for language models: greedy unless ``temperature`` is above 0."""
+
+    prompt: str | None = None
+    max_new_tokens: int = 64
+    chat: bool = False  # the prompt is a user's turn in the model's chat format
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stats: bool = False  # time to first token, tokens/s, peak memory
+
+
+class ImageRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Pictures and clicks, for vision models. ``clicks`` are as typed: ``X,Y,+`` (foreground) or ``X,Y,-``."""
+
+    image: Path | None = None
+    features: Path | None = None  # what an encoder wrote, for the part that runs on the device
+    clicks: tuple[str, ...] = ()
+    overlay: Path | None = None  # the image with the mask drawn over it
+
+
 class TaskRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What the user asked of ``edge run``; a task refuses (InputError) what it needs and lacks."""
 
@@ -27,6 +48,8 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True):
     aggregation_length: int = 32  # anomaly: points at the window's end that a score covers
     smoothing: int = 8  # anomaly: length of the moving average
     top: int = 5
+    text: TextRequest = TextRequest()
+    image: ImageRequest = ImageRequest()
 
 
 class TaskResult(msgspec.Struct, frozen=True, kw_only=True):

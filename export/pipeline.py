@@ -23,7 +23,7 @@ from edge.export.base import Captured, Lowered, Lowering, get_lowering
 from edge.export.calibration import calibration_for
 from edge.export.capture import call, capture, eager
 from edge.export.payoff import Payoff, measure
-from edge.families.base import Arrays, Model, Source, find
+from edge.families.base import Arrays, Model, ModelFamily, Source, find
 from edge.manifest import SCHEMA, EntryRecord, LayerError, Manifest, MetricRecord, StageReport
 from edge.npz import read_npz
 from edge.progress import Progress
@@ -50,6 +50,8 @@ def export(
     checkpoint: Path | None = None,
     config: Path | None = None,
     random_weights: int | None = None,
+    part: str | None = None,
+    context: int | None = None,
     calibration: Path | None = None,
     tune_trials: int = 0,
     group_size: int = 32,
@@ -80,11 +82,15 @@ def export(
     if tune_trials and runtime != "tvm":
         progress.warn(f"tuning trials are for tvm: {runtime} has nothing to tune, so they are left out.")
         tune_trials = 0
-    destination = bundle_path(model, resolved.name, output)
+    _check_part(family, model, part, context)
+    destination = bundle_path(model, resolved.name, output, part)
     bundles.check_destination(destination)
 
     progress.stage("load")
-    built = family.load(model, variant, Source(checkpoint=checkpoint, config=config, random_seed=random_weights, runtime=runtime))
+    source = Source(
+        checkpoint=checkpoint, config=config, random_seed=random_weights, runtime=runtime, part=part, context=context
+    )
+    built = family.load(model, variant, source)
     recipe = Recipe(
         runtime=runtime,
         scheme=scheme,
@@ -132,7 +138,7 @@ class _Export:
 
         self.progress.stage("pack")
         samples = {item.entry.name: item.references for item in captured}
-        packed = bundles.write(destination, manifest, lowered.files, samples)
+        packed = bundles.write(destination, manifest, {**self.model.assets, **lowered.files}, samples)
         warnings = (*lowered.notes.warnings, *(payoff.warnings if payoff else ()), *failures)
         for sentence in warnings:
             self.progress.warn(sentence)
@@ -286,6 +292,14 @@ def _lowering(runtime: str) -> Lowering:
     packages = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "executorch": ("executorch", "torchao"), "tvm": ("tvm",)}
     require("export", f"exporting to {runtime}", *packages.get(runtime, ()))
     return get_lowering(runtime)
+
+
+def _check_part(family: ModelFamily, model: str, part: str | None, context: int | None) -> None:
+    if part is not None and part not in family.parts:
+        known = f"it has {', '.join(family.parts)}" if family.parts else "it is exported whole"
+        raise UsageError(f"{model} has no part '{part}': {known}.")
+    if context is not None and not family.has_context:
+        raise UsageError(f"{model} is no language model, so it has no context to set: leave --context out.")
 
 
 def _runner(session: Session, name: str) -> Callable[[Arrays], Arrays]:

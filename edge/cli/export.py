@@ -44,6 +44,12 @@ def export(
     random_weights: Annotated[
         int | None, typer.Option("--random-weights", metavar="SEED", min=0, help="Random weights, no checkpoint.")
     ] = None,
+    part: Annotated[
+        str | None, typer.Option("--part", metavar="NAME", help="interformer: encode or click, a bundle each.")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option("--context", metavar="N", min=1, help="plm: tokens that the bundle can hold.")
+    ] = None,
     tune_trials: Annotated[
         int | None, typer.Option("--tune-trials", metavar="N", min=0, help="tvm: MetaSchedule measurements to spend.")
     ] = None,
@@ -82,6 +88,8 @@ def export(
         config=config,
         calibration=calibration,
         random_weights=random_weights,
+        part=part,
+        context=context,
         tune_trials=tune_trials,
         group_size=group_size,
         output=output,
@@ -107,6 +115,8 @@ class Flags:
     config: Path | None = None
     calibration: Path | None = None
     random_weights: int | None = None
+    part: str | None = None
+    context: int | None = None
     tune_trials: int | None = None
     group_size: int | None = None
     output: Path | None = None
@@ -201,6 +211,8 @@ def _export(plan: ModelPlan, job: Job, allow_mismatch: bool, progress: TerminalP
             config=plan.config,
             calibration=plan.calibration,
             random_weights=plan.random_weights,
+            part=plan.part,
+            context=plan.context,
             tune_trials=plan.tune_trials,
             group_size=plan.group_size,
             allow_mismatch=allow_mismatch,

@@ -36,6 +36,32 @@ def run(
     ] = 32,
     smoothing: Annotated[int, typer.Option("--smoothing", metavar="N", min=1, help="anomaly: moving average.")] = 8,
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="How many results to list.")] = 5,
+    prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="plm: what to go on from.")] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", metavar="N", min=1, help="plm: where to stop at the latest.")
+    ] = 64,
+    chat: Annotated[bool, typer.Option("--chat", help="plm: the prompt is a user's turn (ChatML).")] = False,
+    temperature: Annotated[
+        float, typer.Option("--temperature", metavar="T", min=0, help="plm: 0 takes the likeliest token.")
+    ] = 0.0,
+    top_p: Annotated[
+        float, typer.Option("--top-p", metavar="P", min=0, max=1, help="plm: sample from this much probability.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="plm: of the sampling.")] = 0,
+    stats: Annotated[bool, typer.Option("--stats", help="plm: time to first token, tokens/s, memory.")] = False,
+    image: Annotated[Path | None, typer.Option("--image", metavar="FILE", help="The picture: PNG or JPEG.")] = None,
+    encode: Annotated[
+        Path | None, typer.Option("--encode", metavar="FILE", help="interformer: the picture to encode, to -o.")
+    ] = None,
+    features: Annotated[
+        Path | None, typer.Option("--features", metavar="FILE", help="interformer: what --encode wrote.")
+    ] = None,
+    click: Annotated[
+        list[str] | None, typer.Option("--click", metavar="X,Y,+|-", help="interformer: on (+) or off (-) the object.")
+    ] = None,
+    overlay: Annotated[
+        Path | None, typer.Option("--overlay", metavar="PNG", help="interformer: the picture with its mask.")
+    ] = None,
     threads: ThreadsOption = None,
     json: JsonFlag = False,
 ) -> None:
@@ -47,13 +73,17 @@ def run(
       edge run tspulse-rpi.edge --task impute --csv holes.csv -o filled.csv
       edge run tspulse-rpi.edge --task search --csv query.csv --reference archive.csv --top 3
       edge run relu2-mlp-rpi.edge --task classify --csv digits.csv
+      edge run plm-rpi.edge --prompt "Once upon a time" --max-new-tokens 64 --stats
+      edge run fmvit-rpi.edge --image a.png --top 5
+      edge run interformer-encode-rpi.edge --encode image.png -o image.features
+      edge run interformer-click-rpi.edge --features image.features --click 120,80,+ --click 30,200,- -o mask.png
       edge run tspulse-rpi.edge --npz in.npz --entry reconstruct -o out.npz
     """
     from edge import api
     from edge.cli.output import print_json
     from edge.cli.terminal import terminal_progress
     from edge.errors import UsageError
-    from edge.tasks import TaskRequest
+    from edge.tasks import ImageRequest, TaskRequest, TextRequest
 
     if npz is not None and (task is not None or csv is not None):
         raise UsageError("--npz runs an entry point on raw tensors and --task a job on a CSV: give one of them.")
@@ -73,8 +103,18 @@ def run(
         aggregation_length=aggregation_length,
         smoothing=smoothing,
         top=top,
+        text=TextRequest(
+            prompt=prompt,
+            max_new_tokens=max_new_tokens,
+            chat=chat,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            stats=stats,
+        ),
+        image=ImageRequest(image=encode or image, features=features, clicks=tuple(click or ()), overlay=overlay),
     )
-    with terminal_progress() as progress:
+    with terminal_progress(result=not json) as progress:
         result = job.run(session, request, progress)
     if json:
         print_json({"task": job.name, **result.values, "written": result.written})
@@ -97,12 +137,16 @@ def _task(bundle: Path, name: str | None, threads: int | None) -> tuple[Session,
     known = ", ".join(sorted(tasks))
     if not tasks:
         raise UsageError(f"{bundle.name} holds a model without tasks of its own: run its tensors with --npz.")
-    if name is None and len(tasks) > 1:
-        raise UsageError(f"which task should {bundle.name} do? Give --task: {known} (or --npz for raw tensors).")
-    job = tasks.get(name) if name is not None else next(iter(tasks.values()))
+    have = [entry.name for entry in manifest.entries]
+    if name is None:
+        able = [task.name for task in tasks.values() if set(task.needs) <= set(have)] or sorted(tasks)
+        if len(able) > 1:
+            choices = ", ".join(sorted(able))
+            raise UsageError(f"which task should {bundle.name} do? Give --task: {choices} (or --npz for raw tensors).")
+        name = able[0]
+    job = tasks.get(name)
     if job is None:
         raise UsageError(f"{bundle.name} has no task '{name}': choose one of {known}.")
-    have = [entry.name for entry in manifest.entries]
     if lacking := [needed for needed in job.needs if needed not in have]:
         raise UsageError(
             f"{bundle.name} lacks the entry point '{lacking[0]}', which {job.name} runs: it has {', '.join(have)}."

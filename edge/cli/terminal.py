@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from edge.progress import Progress, ProgressBar
 
@@ -24,6 +24,12 @@ class TerminalProgress(Progress):
     """A progress display with a heading: the model that is being worked on, when there are several."""
 
     heading = ""
+    result: TextIO | None = None  # where pieces of the result go; None: nowhere
+
+    def write(self, text: str) -> None:
+        if self.result is not None:
+            self.result.write(text)
+            self.result.flush()
 
     def begin(self, heading: str) -> None:
         """The stages that follow belong to ``heading``."""
@@ -31,15 +37,18 @@ class TerminalProgress(Progress):
 
 
 @contextmanager
-def terminal_progress() -> Iterator[TerminalProgress]:
+def terminal_progress(result: bool = False) -> Iterator[TerminalProgress]:
     """The display that suits stderr; everything it drew is gone when the context ends, finished stages stay.
 
     Meanwhile whatever else is printed on stdout (a user's module, a compiler) goes to stderr too: stdout is for the
-    command's own result, which ``--json`` promises to be JSON and nothing else.
+    command's own result, which ``--json`` promises to be JSON and nothing else. With ``result``, what a task writes as
+    it goes (``Progress.write``) does reach stdout.
     """
     if not sys.stderr.isatty():
-        with _stdout_to_stderr(), contextlib.redirect_stdout(sys.stderr):
-            yield PlainProgress()
+        with _stdout_to_stderr() as stdout, contextlib.redirect_stdout(sys.stderr):
+            display: TerminalProgress = PlainProgress()
+            display.result = stdout if result else None
+            yield display
         return
     from rich.console import Console
     from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -53,10 +62,11 @@ def terminal_progress() -> Iterator[TerminalProgress]:
         TimeElapsedColumn(),
     )
     console = Console(stderr=True, highlight=False)
-    with _stdout_to_stderr(), RichProgress(*columns, console=console, transient=True) as bars:
-        display = LiveProgress(bars)
-        yield display
-        display.finish()
+    with _stdout_to_stderr() as stdout, RichProgress(*columns, console=console, transient=True) as bars:
+        live = LiveProgress(bars)
+        live.result = stdout if result else None
+        yield live
+        live.finish()
 
 
 class PlainProgress(TerminalProgress):
@@ -148,17 +158,18 @@ class LiveBar(ProgressBar):
 
 
 @contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """The file descriptor itself, for what C code and child processes print."""
+def _stdout_to_stderr() -> Iterator[TextIO | None]:
+    """The file descriptor itself, for what C code and child processes print; yields the real stdout, if there is one."""
     sys.stdout.flush()
     try:
         saved = os.dup(1)
         os.dup2(2, 1)
     except OSError:  # a process without standard output, or error
-        yield
+        yield None
         return
     try:
-        yield
+        with os.fdopen(saved, "w", closefd=False) as stdout:
+            yield stdout
     finally:
         os.dup2(saved, 1)
         os.close(saved)

@@ -69,17 +69,25 @@ class Source:
     """Where weights come from: a checkpoint, a config with random weights of a seed, or (all None) the demo.
 
     ``runtime`` is where the model goes: a family may build a form that is equal in value and suits that runtime better.
+    ``part`` is one of the family's ``parts``, None for all of the model; ``context`` how many tokens a language model is
+    to hold (None: what its checkpoint was made for).
     """
 
     checkpoint: Path | None = None
     config: Path | None = None
     random_seed: int | None = None
     runtime: str = "onnx"
+    part: str | None = None
+    context: int | None = None
 
 
 @dataclass(frozen=True)
 class Model:
-    """A built model: what ``edge export`` takes through its stages."""
+    """A built model: what ``edge export`` takes through its stages.
+
+    ``assets`` are files that go into the bundle as they are, by name there: a tokenizer, say. A task finds them in its
+    session's ``root``.
+    """
 
     name: str  # as the user typed it
     family: str
@@ -89,6 +97,7 @@ class Model:
     random_seed: int | None = None
     metrics: tuple[Metric, ...] = ()
     report: Mapping[str, float] = field(default_factory=dict)
+    assets: Mapping[str, Path] = field(default_factory=dict)
 
 
 class ModelFamily(ABC):
@@ -99,6 +108,8 @@ class ModelFamily(ABC):
     paper: ClassVar[str] = ""
     variants: ClassVar[tuple[str, ...]] = ()  # suffixes after the family's name; empty: the name alone
     has_demo: ClassVar[bool] = True  # a checkpoint that ships with the package
+    parts: ClassVar[tuple[str, ...]] = ()  # what can be exported on its own with --part, for different machines
+    has_context: ClassVar[bool] = False  # a language model: its context length is set at export
 
     @abstractmethod
     def load(self, name: str, variant: str | None, source: Source) -> Model:
