@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge.errors import UnsupportedError
 from edge.export.base import UnsupportedOperator
+from edge.export.executorch_passes import needed_passes
 from edge.manifest import DelegateRecord
 from edge.quiet import quiet_stderr
 from edge.runtimes.executorch import NOISE
@@ -59,11 +60,12 @@ def to_edge(name: str, program: ExportedProgram, partition: bool = True) -> Expo
         from executorch.exir import to_edge_transform_and_lower
 
         try:
-            edge = to_edge_transform_and_lower(
-                {name: _own_constants(program)},
-                partitioner=[XnnpackPartitioner()] if partition else None,
-                compile_config=_any_operator(),
-            )
+            with needed_passes():
+                edge = to_edge_transform_and_lower(
+                    {name: _own_constants(program)},
+                    partitioner=[XnnpackPartitioner()] if partition else None,
+                    compile_config=_any_operator(),
+                )
         except Exception as error:  # executorch raises whatever its passes run into
             raise UnsupportedError(
                 f"executorch cannot lower {name} ({reason(error)}): try another scheme or runtime."

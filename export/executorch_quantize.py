@@ -17,7 +17,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from edge.errors import UnsupportedError, UsageError
 from edge.export.base import Captured
@@ -66,6 +66,9 @@ def _static(captured: Captured) -> Quantized:
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
         class Quantizer(XNNPACKQuantizer):  # type: ignore[misc]
+            # Without the patterns for training, which cost seconds and are folded away before they could match.
+            SUPPORTED_PATTERNS: ClassVar = [pattern for pattern in XNNPACKQuantizer.SUPPORTED_PATTERNS if not pattern.is_qat]
+
             def transform_for_annotation(self, model: GraphModule) -> GraphModule:
                 # Theirs makes float tensors of all numbers that are added or multiplied: integers' sums turn float.
                 return model
