@@ -31,7 +31,7 @@ LIBRARY = "model.so"
 
 class TvmLowering(Lowering):
     runtime: ClassVar[str] = "tvm"
-    schemes: ClassVar[tuple[Scheme, ...]] = (Scheme.FP32, Scheme.INT8, Scheme.INT8_DYNAMIC)
+    schemes: ClassVar[tuple[Scheme, ...]] = (Scheme.FP32, Scheme.FP16, Scheme.INT8, Scheme.INT8_DYNAMIC)
 
     def unsupported(self, captured: Captured, recipe: Recipe) -> list[UnsupportedOperator]:
         _require()

@@ -62,11 +62,10 @@ def missing_operators(program: ExportedProgram) -> list[UnsupportedOperator]:
     for node in program.graph.nodes:
         if node.op != "call_function":
             continue
-        name = str(node.target.__name__)
-        if name not in known:
-            lacking[name, module_of(node)] += 1
+        if str(node.target.__name__) not in known:
+            lacking[str(node.target), module_of(node)] += 1
         elif _is_complex(node):
-            lacking[f"{name} (complex numbers)", module_of(node)] += 1
+            lacking[f"{node.target} (complex numbers)", module_of(node)] += 1
     for buffer in program.graph_signature.buffers_to_mutate.values():
         lacking["writing to a buffer", buffer.rpartition(".")[0]] += 1
     return [
@@ -111,6 +110,7 @@ def converters() -> Mapping[str, Converter]:
         "clamp.default": _clamp,
         "clamp_max.default": lambda node, importer: _clamp_to(node, importer, None, _argument(node, 1, "max")),
         "clamp_min.default": lambda node, importer: _clamp_to(node, importer, _argument(node, 1, "min"), None),
+        "half_matmul.default": _half_matmul,
         "int8_matmul.default": _int8_matmul,
         "linear.default": _linear,
         "matmul.default": _matmul,
@@ -148,6 +148,16 @@ def _matmul(node: Node, importer: Any) -> Any:
 
     left, right = _value(importer, node.args[0]), _value(importer, node.args[1])
     return importer.block_builder.emit(relax.op.matmul(left, right))
+
+
+def _half_matmul(node: Node, importer: Any) -> Any:
+    """float32 [..., K] by float16 [N, K], computed in float32 (``edge.export.tvm_quantize``)."""
+    from tvm import relax
+
+    x, weight = _value(importer, node.args[0]), _value(importer, node.args[1])
+    emit = importer.block_builder.emit
+    wide = emit(relax.op.astype(emit(relax.op.permute_dims(weight, [1, 0])), "float32"))
+    return emit(relax.op.matmul(x, wide))
 
 
 def _int8_matmul(node: Node, importer: Any) -> Any:
@@ -279,7 +289,7 @@ def _unfold(node: Node, importer: Any) -> Any:
     count = (shape[axis] - size) // step + 1
     indices = (np.arange(count)[:, None] * step + np.arange(size)[None]).reshape(-1).astype("int64")
     emit = importer.block_builder.emit
-    windows = emit(relax.op.take(x, relax.const(indices, "int64"), axis=axis))
+    windows = emit(relax.op.take(x, relax.const(indices, "int64"), axis=axis, mode="clip"))
     split = emit(relax.op.reshape(windows, [*shape[:axis], count, size, *shape[axis + 1 :]]))
     order = [index for index in range(rank + 1) if index != axis + 1]
     return emit(relax.op.permute_dims(split, [*order, axis + 1]))

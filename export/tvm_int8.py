@@ -130,7 +130,7 @@ def pack_weights(weight: np.ndarray, kernel: DotKernel) -> np.ndarray:
     return np.ascontiguousarray(steps.transpose(2, 0, 3, 1))
 
 
-def packed_product(activation: Any, weight: Any) -> Any:
+def integer_product(activation: Any, weight: Any) -> Any:
     """TE: activations [.., K] by packed weights to int32 [.., N], both as padded."""
     from tvm import te
 

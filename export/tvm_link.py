@@ -29,7 +29,6 @@ def export_library(executable: Any, target: Target, path: Path, scratch: Path) -
     def link(output: str, objects: Sequence[str], **_: Any) -> None:
         command = [sys.executable, "-m", "ziglang", "cc", "-target", triple, "-shared", "-s", "-Wl,--build-id=none"]
         environment = os.environ | {
-            "ZIG_GLOBAL_CACHE_DIR": str(cache_folder() / "zig"),
             "ZIG_LOCAL_CACHE_DIR": str(scratch / "zig"),
         }
         done = subprocess.run(

@@ -1,8 +1,9 @@
-"""Integer linears for TVM: the captured graph with int8 weights, int8 activations and an int32 product.
+"""Linear layers with narrow weights for TVM: the captured graph with integer products, or with weights in float16.
 
 TVM's importers compute quantized models in float, so the graph is rewritten here, before the import:
 
-    linear(x, W, b)  ->  float(int8_matmul(q(x), Wq)) * (sx * sw) + b
+    linear(x, W, b)  ->  float(int8_matmul(q(x), Wq)) * (sx * sw) + b      int8, int8-dynamic
+    linear(x, W, b)  ->  half_matmul(x, half(W)) + b                       fp16: computed in float32
 
 ``Wq`` has a scale ``sw`` for each output channel (symmetric, 127 levels a side). ``q`` is affine with one scale and
 zero point from the calibration samples (int8), or symmetric with one scale a row, found at run time (int8-dynamic).
@@ -39,7 +40,7 @@ TINY = 1e-12
 
 @dataclass(frozen=True)
 class Quantized:
-    """The rewritten entry as a program to lower, the same graph to run in torch, and how many layers are integer."""
+    """The rewritten entry as a program to lower, the same graph to run in torch, and how many layers are rewritten."""
 
     program: ExportedProgram
     run: Callable[[Arrays], Arrays]
@@ -47,11 +48,11 @@ class Quantized:
 
 
 def quantize(captured: Captured, scheme: Scheme) -> Quantized:
-    """The captured graph with integer linears; ``scheme`` is INT8 or INT8_DYNAMIC."""
+    """The captured graph with its linear layers rewritten; ``scheme`` is any but FP32 and INT4."""
     import torch
 
     entry = captured.entry
-    register_operator()
+    register_operators()
     graph_module = captured.program.module(check_guards=False)
     products = find_products(graph_module, entry.keep_float)
     arguments = to_tensors(entry, captured.references[0][0])
@@ -59,8 +60,10 @@ def quantize(captured: Captured, scheme: Scheme) -> Quantized:
         if scheme is Scheme.INT8:
             ranges = observe(graph_module, products, [to_tensors(entry, sample) for sample in captured.calibration])
             _rewrite(graph_module, products, lambda seen, x: _affine(graph_module, x, ranges[seen]))
-        else:
+        elif scheme is Scheme.INT8_DYNAMIC:
             _rewrite(graph_module, products, lambda _, x: _by_row(graph_module, x))
+        else:
+            _halve(graph_module, products)
         with warnings.catch_warnings():
             # As in capture: torch's tracer warns of its own internals.
             warnings.simplefilter("ignore")
@@ -206,6 +209,22 @@ def _rewrite(graph_module: GraphModule, products: Sequence[Product], quantizer: 
     graph_module.recompile()
 
 
+def _halve(graph_module: GraphModule, products: Sequence[Product]) -> None:
+    import torch
+
+    graph = graph_module.graph
+    for index, product in enumerate(products):
+        with graph.inserting_before(product.node):
+            weight = _buffer(graph_module, f"half_product_{index}_weight", product.weight.half())
+            value = graph.call_function(torch.ops.edge_tvm.half_matmul.default, (product.node.args[0], weight))
+            if product.bias is not None:
+                value = graph.call_function(torch.ops.aten.add.Tensor, (value, product.bias))
+        product.node.replace_all_uses_with(value)
+        graph.erase_node(product.node)
+    graph.eliminate_dead_code()
+    graph_module.recompile()
+
+
 def quantize_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """int8 [N, K] and float64 scales [N], symmetric in each row."""
     import torch
@@ -215,21 +234,30 @@ def quantize_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @functools.cache
-def register_operator() -> None:
-    """Define ``edge_tvm::int8_matmul`` in torch: int8 [..., K] by int8 [N, K] to int32 [..., N], exact."""
+def register_operators() -> None:
+    """Define in torch what the rewritten graphs call; both are exact.
+
+    ``edge_tvm::int8_matmul``: int8 [..., K] by int8 [N, K] to int32 [..., N].
+    ``edge_tvm::half_matmul``: float32 [..., K] by float16 [N, K] to float32 [..., N].
+    """
     import torch
 
-    def compute(q: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        product = q.reshape(-1, q.shape[-1]).int() @ weight.int().t()
-        return product.reshape(*q.shape[:-1], weight.shape[0])
+    def integer(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        product = x.reshape(-1, x.shape[-1]).int() @ weight.int().t()
+        return product.reshape(*x.shape[:-1], weight.shape[0])
 
-    def fake(q: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return q.new_empty((*q.shape[:-1], weight.shape[0]), dtype=torch.int32)
+    def half(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(x, weight.float())
 
-    operator = torch.library.custom_op(
-        "edge_tvm::int8_matmul", compute, mutates_args=(), schema="(Tensor q, Tensor weight) -> Tensor"
-    )
-    operator.register_fake(fake)
+    for name, compute, dtype in (("int8", integer, torch.int32), ("half", half, torch.float32)):
+
+        def fake(x: torch.Tensor, weight: torch.Tensor, dtype: torch.dtype = dtype) -> torch.Tensor:
+            return x.new_empty((*x.shape[:-1], weight.shape[0]), dtype=dtype)
+
+        operator = torch.library.custom_op(
+            f"edge_tvm::{name}_matmul", compute, mutates_args=(), schema="(Tensor x, Tensor weight) -> Tensor"
+        )
+        operator.register_fake(fake)
 
 
 def _dynamic_shapes(captured: Captured) -> tuple[dict[int, Any] | None, ...] | None:

@@ -32,7 +32,7 @@ from edge.export.tvm_blocks import (
 from edge.export.tvm_contraction import contraction
 
 #: Elements or multiply-adds below which starting threads costs more than it saves: some microseconds' worth.
-PARALLEL_WORK = 1 << 17
+PARALLEL_WORK = 1 << 18
 #: A loop's vectors are unrolled this far where it reduces over an outer axis.
 UNROLLED_VECTORS = 8
 

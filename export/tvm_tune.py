@@ -71,6 +71,8 @@ def tune(
                 callback = progress_callback(bar, trials)
                 _search(tasks, llvm, trials, database, builder, runner, callback, Path(scratch), seed)
         finally:
+            for workers in (builder.pool, runner.pool):
+                workers.shutdown()
             # Another export may have added to the file meanwhile.
             known = load_records(records_path(target))
             add_records(known, database.get_all_tuning_records())
