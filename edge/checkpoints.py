@@ -7,11 +7,12 @@ that is missing, truncated, unsafe or of the wrong shape is a `CheckpointError` 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -48,11 +49,17 @@ def demo_folder(name: str) -> Path:
     return Path(__file__).parent / "demo" / name
 
 
-def read(path: Path) -> Checkpoint:
-    """The checkpoint at ``path``, a file or a folder; CheckpointError says what is wrong with it."""
+def read(path: Path, lazy: bool = False) -> Checkpoint:
+    """The checkpoint at ``path``, a file or a folder; CheckpointError says what is wrong with it.
+
+    ``lazy``: each tensor of a .safetensors file is read whenever it is asked for, and none is kept.
+    """
     if not path.exists():
         raise CheckpointError(f"there is no checkpoint at {path}: check the path.")
     files = _weight_files(path) if path.is_dir() else [path]
+    config = (path if path.is_dir() else path.parent) / "config.json"
+    if lazy and all(file.suffix == ".safetensors" for file in files):
+        return Checkpoint(path, _LazyTensors(files), _digest(files), config if config.is_file() else None)
     tensors: dict[str, torch.Tensor] = {}
     for file in files:
         for name, tensor in _read_file(file).items():
@@ -61,23 +68,13 @@ def read(path: Path) -> Checkpoint:
             tensors[name] = _checked(file, name, tensor)
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors: pass the file that the training wrote.")
-    config = (path if path.is_dir() else path.parent) / "config.json"
     return Checkpoint(path, tensors, _digest(files), config if config.is_file() else None)
 
 
 def fill(module: ModuleT, checkpoint: Checkpoint) -> ModuleT:
     """Load ``checkpoint`` into ``module``; every tensor must be there, with its shape, and none may be left over."""
     own = module.state_dict()
-    if missing := sorted(own.keys() - checkpoint.tensors.keys()):
-        raise CheckpointError(
-            f"{checkpoint.path} lacks {_listed(missing)}, which the config asks for: "
-            "pass the config.json that belongs to it."
-        )
-    if extra := sorted(checkpoint.tensors.keys() - own.keys()):
-        raise CheckpointError(
-            f"{checkpoint.path} has {_listed(extra)} that the config does not know: "
-            "pass the config.json that belongs to it."
-        )
+    check_names(checkpoint.path, own.keys(), checkpoint.tensors.keys())
     for name, tensor in own.items():
         found = checkpoint.tensors[name]
         if found.shape != tensor.shape:
@@ -87,6 +84,18 @@ def fill(module: ModuleT, checkpoint: Checkpoint) -> ModuleT:
             )
     module.load_state_dict(dict(checkpoint.tensors), strict=True)
     return module
+
+
+def check_names(path: Path, wanted: Set[str], found: Set[str]) -> None:
+    """CheckpointError if the tensors that the checkpoint at ``path`` has are not those that its config asks for."""
+    if missing := sorted(wanted - found):
+        raise CheckpointError(
+            f"{path} lacks {_listed(missing)}, which the config asks for: pass the config.json that belongs to it."
+        )
+    if extra := sorted(found - wanted):
+        raise CheckpointError(
+            f"{path} has {_listed(extra)} that the config does not know: pass the config.json that belongs to it."
+        )
 
 
 def seeded(seed: int, build: Callable[[], ModuleT]) -> ModuleT:
@@ -140,6 +149,30 @@ def _shards(index: Path) -> list[Path]:
     return files
 
 
+class _LazyTensors(Mapping[str, "torch.Tensor"]):
+    """The tensors of .safetensors files, read one at a time; CheckpointError as for a whole file."""
+
+    def __init__(self, files: list[Path]) -> None:
+        self._files: dict[str, Path] = {}
+        for file in files:
+            with _safetensors(file) as stored:
+                for name in stored.keys():  # noqa: SIM118  # not a mapping
+                    if name in self._files:
+                        raise CheckpointError(f"{file} holds '{name}', which another shard holds too: download it again.")
+                    self._files[name] = file
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        file = self._files[name]
+        with _safetensors(file) as stored:
+            return _checked(file, name, stored.get_tensor(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
 class _Index(msgspec.Struct):
     weight_map: dict[str, str]
 
@@ -153,17 +186,23 @@ def _read_file(file: Path) -> Mapping[str, torch.Tensor]:
 
 
 def _read_safetensors(file: Path) -> Mapping[str, torch.Tensor]:
+    with _safetensors(file) as stored:
+        return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  # not a mapping
+
+
+@contextlib.contextmanager
+def _safetensors(file: Path) -> Iterator[Any]:
+    """The file, open (safetensors' ``safe_open``); CheckpointError if it is not whole."""
     try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors import SafetensorError, safe_open
     except ModuleNotFoundError as error:
         raise MissingDependencyError(str(error.name), "export", "reading a checkpoint") from error
     try:
-        tensors: dict[str, torch.Tensor] = load_file(file)
+        with safe_open(file, "pt") as stored:
+            yield stored
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{file} is not a whole safetensors file ({reason}): download it again.") from error
-    return tensors
 
 
 def _read_torch(file: Path) -> Mapping[str, torch.Tensor]:
