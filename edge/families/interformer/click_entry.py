@@ -1,0 +1,188 @@
+"""The entry point ``click``: what ``encode`` gave and the label map to logits at a quarter of the size.
+
+The label map comes as shares: how much of the middle 2x2 pixels of each 4x4 block has each of the five values, which is
+what a bilinear resize of the embedded map to a quarter looks at. Maps stay [1, C, h, w] throughout: attention takes them
+as [heads, d, places] without moving anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edge.families.interformer.config import InterFormerConfig
+from edge.families.interformer.head import UPerHead
+from edge.families.interformer.modules import InterFormer
+from edge.families.interformer.neck import Block, PatchMerging, RefineStage, Stage
+from edge.families.interformer.parts import (
+    KeyValue,
+    MapNorm,
+    Style,
+    average_matrix,
+    constant,
+    conv,
+    folded,
+    linear,
+    pointwise,
+    resize_matrix,
+)
+
+
+class ClickBlock(nn.Module):
+    """One block; its keys and values are given, or made from ``x`` itself where they are not."""
+
+    def __init__(
+        self, block: Block, config: InterFormerConfig, stage: int, size: tuple[int, int], style: Style, *, given: bool
+    ) -> None:
+        super().__init__()
+        attention = block.attn
+        self.heads = attention.heads
+        self.norm1, self.norm2 = MapNorm(block.norm1), MapNorm(block.norm2)
+        self.norm_kv = None if given else MapNorm(block.norm_kv)
+        self.key_value = None if given else KeyValue(attention, config, stage, size, style)
+        scale = (attention.query_proj.out_features // self.heads) ** -0.5
+        self.query = pointwise(attention.query_proj.weight * scale, attention.query_proj.bias * scale)
+        self.proj = pointwise(attention.proj.weight, attention.proj.bias)
+        self.mlp = block.mlp
+
+    def forward(self, x: Tensor, given: tuple[Tensor, Tensor] | None) -> Tensor:
+        if self.key_value is not None and self.norm_kv is not None:
+            key, value = self.key_value(self.norm_kv(x))
+        else:
+            assert given is not None
+            key, value = given
+        query = self.query(self.norm1(x)).reshape(self.heads, key.shape[1], -1)
+        weights = torch.softmax(torch.bmm(query.transpose(1, 2), key), -1)
+        seen = torch.bmm(weights, value).transpose(1, 2).reshape(x.shape)
+        x = x + self.proj(seen)
+        y: Tensor = x + self.mlp(self.norm2(x))
+        return y
+
+
+class Merge(nn.Module):
+    """``PatchMerging`` as one convolution and a gain for each place.
+
+    The weight times the norm's gain, its own mean taken off, subtracts the patch's mean by itself; what is left is to
+    divide by the patch's deviation, from the means of values and squares (padding counts, as zeros).
+    """
+
+    def __init__(self, merging: PatchMerging) -> None:
+        super().__init__()
+        out, columns = merging.reduction.weight.shape
+        channels = columns // 9
+        gain, shift = merging.norm.weight.detach().double(), merging.norm.bias.detach().double()
+        weight = merging.reduction.weight.detach().double()
+        centered = weight * gain - (weight * gain).mean(1, keepdim=True)
+        self.reduce = conv(centered.reshape(out, channels, 3, 3), None, stride=2, padding=1)
+        self.shift = constant((weight @ shift).reshape(1, -1, 1, 1))
+        self.mean_norm = pointwise(torch.full((1, channels), 1.0 / channels), None)
+        self.window_norm = conv(torch.full((2, 1, 3, 3), 1.0 / 9), None, stride=2, padding=1, groups=2)
+        self.eps = merging.norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        means = self.window_norm(torch.cat([self.mean_norm(x), self.mean_norm(x * x)], 1))
+        mean, square = means[:, :1], means[:, 1:]
+        y: Tensor = self.reduce(x) * torch.rsqrt(square - mean * mean + self.eps) + self.shift
+        return y
+
+
+class Pool(nn.Module):
+    """One scale of the pyramid pooling: [C, places] to [channels, places]."""
+
+    def __init__(self, module: nn.Module, size: tuple[int, int], scale: int) -> None:
+        super().__init__()
+        weight, bias = folded(module)  # type: ignore[arg-type]
+        self.average_table = linear(average_matrix(size, scale))
+        self.conv = pointwise(weight[:, :, 0, 0], bias)
+        self.resize_table = linear(resize_matrix((scale, scale), size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.average_table(x)
+        y: Tensor = self.resize_table(F.relu(self.conv(pooled[None, :, :, None])[0, :, :, 0]))
+        return y
+
+
+class Head(nn.Module):
+    def __init__(self, head: UPerHead, config: InterFormerConfig) -> None:
+        super().__init__()
+        self.sizes = config.maps
+        self.pools = nn.ModuleList(
+            Pool(module[1], config.maps[-1], scale)  # type: ignore[index]
+            for module, scale in zip(head.psp_modules, config.pool_scales, strict=True)
+        )
+
+        def whole(module: nn.Module) -> nn.Conv2d:
+            weight, bias = folded(module)  # type: ignore[arg-type]
+            return conv(weight, bias, padding=weight.shape[-1] // 2)
+
+        self.bottleneck = whole(head.bottleneck)
+        self.laterals = nn.ModuleList(whole(module) for module in head.lateral_convs)
+        self.outputs = nn.ModuleList(whole(module) for module in head.fpn_convs)
+        self.join = whole(head.fpn_bottleneck)
+        self.classify = head.conv_seg
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        top = maps[-1]
+        flat = top.flatten(2)[0]
+        pooled = [pool(flat).reshape(1, -1, *self.sizes[-1]) for pool in self.pools]
+        x = F.relu(self.bottleneck(torch.cat([top, *pooled], 1)))
+        outputs = [x]
+        for index in range(len(self.laterals) - 1, -1, -1):
+            x = F.relu(self.laterals[index](maps[index])) + resized(x, self.sizes[index])
+            outputs.insert(0, F.relu(self.outputs[index](x)))
+        joined = torch.cat([outputs[0], *(resized(y, self.sizes[0]) for y in outputs[1:])], 1)
+        logits: Tensor = self.classify(F.relu(self.join(joined)))
+        return logits
+
+
+def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+class Click(nn.Module):
+    """finest, shares [1, 5, H/4, W/4], key and value of each stage to logits [1, 2, H/4, W/4]."""
+
+    def __init__(self, model: InterFormer, style: Style) -> None:
+        super().__init__()
+        config, neck = model.config, model.neck
+        self.embed = pointwise(neck.patch_embed.transpose(0, 1), None)
+        self.stages, self.refine, self.norms, self.merges = (nn.ModuleList() for _ in range(4))
+        for number, (stage, refine, size) in enumerate(
+            zip(neck.stages, neck.refine_stages, config.maps, strict=True)
+        ):
+            assert isinstance(stage, Stage)
+            more = list(refine.blocks) if isinstance(refine, RefineStage) else []
+
+            def blocks(found: Sequence[nn.Module], given: bool, number: int = number, size: tuple[int, int] = size) -> nn.ModuleList:
+                return nn.ModuleList(
+                    ClickBlock(block, config, number, size, style, given=given and index == 0)  # type: ignore[arg-type]
+                    for index, block in enumerate(found)
+                )
+
+            self.stages.append(blocks(list(stage.blocks), given=True))
+            self.refine.append(blocks(more, given=False))
+            norm = neck.get_submodule(f"norm{number}")
+            assert isinstance(norm, nn.GroupNorm)
+            self.norms.append(MapNorm(norm))
+            if stage.downsample is not None:
+                self.merges.append(Merge(stage.downsample))
+        self.head = Head(model.decode_head, config)
+
+    def forward(self, finest: Tensor, shares: Tensor, *given: Tensor) -> Tensor:
+        x = finest + self.embed(shares)
+        maps = []
+        for number, (stage, refine, norm) in enumerate(zip(self.stages, self.refine, self.norms, strict=True)):
+            first = (given[2 * number], given[2 * number + 1])
+            for block in stage:  # type: ignore[attr-defined]
+                x = block(x, first)
+            y = x
+            for block in refine:  # type: ignore[attr-defined]
+                y = block(y, None)
+            maps.append(norm(y))
+            if number < len(self.merges):
+                x = self.merges[number](x)
+        logits: Tensor = self.head(maps)
+        return logits
