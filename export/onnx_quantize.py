@@ -28,6 +28,7 @@ from edge.errors import InputError, UnsupportedError
 from edge.export.base import Captured
 from edge.export.onnx_calibrated import quantized_nodes, read_in_float
 from edge.export.onnx_graph import in_modules
+from edge.export.onnx_groups import widen_groups
 from edge.export.onnx_tidy import drop_unread, part_int8
 from edge.spec import Recipe, Scheme
 
@@ -96,6 +97,7 @@ def _calibrated(model: onnx.ModelProto, captured: Captured) -> tuple[onnx.ModelP
     chosen, sentences = quantized_nodes(model.graph, entry)
     if not chosen:
         return model, sentences
+    widen_groups(model.graph, {node.name for node in chosen})
     names = {spec.name for spec in entry.inputs}
     samples = iter([{name: sample[name] for name in names} for sample in captured.calibration])
 

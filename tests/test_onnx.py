@@ -62,6 +62,16 @@ def test_int8_convolutions_stay_in_eight_bits_between_them(tmp_path: Path) -> No
     assert kinds["QLinearAdd"] == 1  # the first block's sum; the second's is read by a float32 mean
 
 
+@pytest.mark.parametrize(("channels", "groups", "left"), [(96, 6, 3), (48, 3, 3), (32, 2, 1), (40, 10, 2), (24, 24, 24)])
+def test_int8_widens_narrow_groups(channels: int, groups: int, left: int, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, groups=groups), nn.ReLU(), nn.Flatten())
+    made = make(tmp_path, capture(make_entry(model, 1, channels, 5, 5)), scheme=Scheme.INT8)
+    assert max(stat.relative for stat in made.errors()) < 0.1
+    (convolution,) = [node for node in made.graph().node if node.op_type == "Conv"]
+    assert {attribute.name: attribute.i for attribute in convolution.attribute}["group"] == left
+    assert made.kinds()["QLinearConv"] == 1
+
+
 def test_dynamic_int8_leaves_convolutions_and_says_so(tmp_path: Path) -> None:
     made = make(tmp_path, captured_model("convolutional"), scheme=Scheme.INT8_DYNAMIC)
     assert made.kinds()["Conv"] == Convolutional.convolutions
