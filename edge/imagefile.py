@@ -20,8 +20,8 @@ from edge.errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-#: Pixels: four times a large camera's; what claims more is damaged or meant to exhaust memory.
-LARGEST = 200_000_000
+#: Pixels: twice a large camera's; what claims more is damaged or meant to exhaust memory.
+LARGEST = 100_000_000
 
 
 def read_image(path: Path | None) -> np.ndarray:

@@ -75,9 +75,9 @@ class Painter:
         slant = self.between(-0.2, 0.2, count)
         cosine, sine = torch.cos(turn) * scale, torch.sin(turn) * scale
         shift = self.between(-0.2, 0.2, 2 * count).view(2, count)
-        matrix = torch.stack(
-            [cosine * stretch, -sine + slant, shift[0], sine, cosine / stretch, shift[1]], 1
-        ).view(count, 2, 3)
+        matrix = torch.stack([cosine * stretch, -sine + slant, shift[0], sine, cosine / stretch, shift[1]], 1).view(
+            count, 2, 3
+        )
         grid = nn.functional.affine_grid(matrix, [count, 1, self.size, self.size], align_corners=False)
         cover = nn.functional.grid_sample(digits[:, None] / DEEPEST, grid, align_corners=False)
         # From the soft edges of a scaled 8x8 image to those of a pen.
@@ -108,9 +108,11 @@ def train(images: Tensor, labels: Tensor, epochs: int, seed: int) -> FMViT:
     painter = Painter(CONFIG, seed)
     decayed = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     plain = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
-    optimizer = torch.optim.AdamW([{"params": decayed}, {"params": plain, "weight_decay": 0.0}], lr=3e-3, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed}, {"params": plain, "weight_decay": 0.0}], lr=3e-3, weight_decay=0.05
+    )
     steps = epochs * (len(images) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps, pct_start=0.2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps, pct_start=0.1)
     for epoch in range(epochs):
         order = torch.randperm(len(images), generator=painter.generator)
         total = 0.0
@@ -140,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=45)
     options = parser.parse_args()
     torch.set_num_threads(1)
     began = time.monotonic()

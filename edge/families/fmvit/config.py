@@ -47,7 +47,9 @@ class FMViTConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def __post_init__(self) -> None:
         if min(*self.channels, *self.depths, *self.stem, *self.reductions, self.group, self.num_classes) < 1:
-            raise ConfigError("fmvit config: every width, depth, reduction and the number of classes must be 1 or more.")
+            raise ConfigError(
+                "fmvit config: every width, depth, reduction and the number of classes must be 1 or more."
+            )
         if self.image_size < 32 or self.image_size % 32:
             raise ConfigError(f"fmvit config: image_size must be a multiple of 32, not {self.image_size}.")
         if not 0 < self.crop <= 1 or min(self.std) <= 0:

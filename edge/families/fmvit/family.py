@@ -68,9 +68,7 @@ class FMViTFamily(ModelFamily):
         return {Classify.name: Classify()}
 
 
-def _built(
-    name: str, variant: str | None, source: Source, digits: Digits
-) -> tuple[FMViTConfig, FMViT, str | None]:
+def _built(name: str, variant: str | None, source: Source, digits: Digits) -> tuple[FMViTConfig, FMViT, str | None]:
     """The config, the training form in eval mode, and the checkpoint's hash (None for random weights)."""
     from edge.families.fmvit.modules import FMViT
 

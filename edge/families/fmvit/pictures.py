@@ -39,7 +39,8 @@ def fit(picture: np.ndarray, config: FMViTConfig) -> np.ndarray:
 
 def normalise(picture: np.ndarray, config: FMViTConfig) -> np.ndarray:
     """uint8 [size, size, 3] to float32 [1, 3, size, size] by the config's mean and standard deviation."""
-    scaled = (picture.astype(np.float32) / 255.0 - np.float32(config.mean)) / np.float32(config.std)
+    mean, std = (np.array(values, np.float32) for values in (config.mean, config.std))
+    scaled = (picture.astype(np.float32) / np.float32(255.0) - mean) / std
     return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None], dtype=np.float32)
 
 
@@ -71,7 +72,8 @@ def render(digit: np.ndarray, size: int, seed: int) -> np.ndarray:
     centres = ((np.arange(size) + 0.5) / size - 0.5) * 8 / 0.8 + 3.5
     weight = np.maximum(0.0, 1.0 - np.abs(centres[:, None] - np.arange(8)))  # [size, 8], 0 outside the digit
     cover = (weight @ (digit / DEEPEST) @ weight.T)[:, :, None]
-    return np.round(cover * ink + (1.0 - cover) * paper).astype(np.uint8)
+    picture: np.ndarray = np.round(cover * ink + (1.0 - cover) * paper).astype(np.uint8)
+    return picture
 
 
 def colours(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
