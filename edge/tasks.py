@@ -60,6 +60,16 @@ class TaskResult(msgspec.Struct, frozen=True, kw_only=True):
     written: tuple[Path, ...] = ()
 
 
+class Perplexity(msgspec.Struct, frozen=True, kw_only=True):
+    """How well a language model predicts a text: exp of the mean loss of ``tokens`` tokens, read in ``passages``."""
+
+    perplexity: float
+    bits_per_byte: float  # of the text's UTF-8, whatever the tokenizer; the passages' first tokens are not predicted
+    tokens: int
+    passages: int
+    tokens_per_second: float
+
+
 class Task(ABC):
     name: ClassVar[str]
     summary: ClassVar[str]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from edge._version import __version__
-from edge.cli import compare, devices, doctor, export, init, models, profile, run, targets, verify
+from edge.cli import compare, devices, doctor, eval, export, init, models, profile, run, targets, verify
 
 EPILOG = """\
 \b
@@ -45,5 +45,6 @@ app.command("init", short_help="Write an edge.toml here.")(init.init)
 app.command("export", short_help="Make a bundle: capture, quantize, lower, verify, pack.")(export.export)
 app.command("verify", short_help="Check that a bundle computes what the model computed.")(verify.verify)
 app.command("run", short_help="Do the model's task on your own file.")(run.run)
+app.command("eval", short_help="Tell how well a language model predicts your text.")(eval.evaluate)
 app.command("profile", short_help="Measure speed and memory, down to the operators.")(profile.profile)
 app.command("compare", short_help="Put bundles or profiles side by side.")(compare.compare)

@@ -25,7 +25,9 @@ from edge.spec import DEFAULT_TOLERANCE, DynamicDim, Scheme, TensorSpec, Toleran
 if TYPE_CHECKING:
     from torch import nn
 
-    from edge.tasks import Task
+    from edge.progress import Progress
+    from edge.runtimes.base import Session
+    from edge.tasks import Perplexity, Task
 
 Arrays = Mapping[str, np.ndarray]
 #: Runs one entry point: name and inputs to outputs. Eager torch and every runtime's session offer it.
@@ -118,6 +120,10 @@ class ModelFamily(ABC):
     def tasks(self) -> Mapping[str, Task]:
         """The tasks that ``edge run`` offers for this family's bundles, by name. Needs no torch."""
         return {}
+
+    def perplexity(self, session: Session, text: str, progress: Progress) -> Perplexity:
+        """How well a bundle of this family predicts ``text``; UsageError for what is no language model."""
+        raise UsageError(f"{self.name} is no language model, so it predicts no text: `edge verify` checks its bundles.")
 
 
 def family_names() -> list[str]:

@@ -1,0 +1,154 @@
+"""PLM as a model family: loading, its two entry points with real samples, perplexity, and its task.
+
+``prefill`` takes 32 tokens and ``decode`` one; both take the position and a latent cache for each layer, and give logits
+and the new rows of the caches (see ``deployed``). ``--context`` sets how many tokens the caches hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
+import numpy as np
+
+from edge import checkpoints
+from edge.errors import CheckpointError, UsageError
+from edge.families.base import EntryPoint, Model, ModelFamily, Source
+from edge.families.plm import readings
+from edge.families.plm.config import PLM_1_8B, PLMConfig, read_config
+from edge.families.plm.decoder import CHUNK, DECODE, PREFILL
+from edge.families.plm.generate import Generate, measure_perplexity
+from edge.families.plm.vocabulary import TOKENIZER, Vocabulary
+from edge.families.plm.weights import Take, from_checkpoint, seeded, tensor_shapes
+from edge.progress import Progress
+from edge.spec import TensorSpec
+from edge.tasks import Perplexity, Task
+
+if TYPE_CHECKING:
+    from edge.families.plm.deployed import Chunk
+    from edge.runtimes.base import Session
+
+DEMO = readings.DEMO
+VARIANTS: Mapping[str, PLMConfig] = {"1.8b": PLM_1_8B}
+#: Means of squares, which XNNPACK computes as a product: quantizing it would cost as much as it saves.
+KEEP_FLOAT = ("*norm*",)
+
+
+class PLMFamily(ModelFamily):
+    name: ClassVar[str] = "plm"
+    summary: ClassVar[str] = "language model with a latent cache; the demo writes like Python's manual"
+    paper: ClassVar[str] = "arXiv 2503.12167"
+    variants: ClassVar[tuple[str, ...]] = tuple(VARIANTS)
+    has_context: ClassVar[bool] = True
+
+    def load(self, name: str, variant: str | None, source: Source) -> Model:
+        from edge.families.plm.deployed import Chunk, Stack, Style
+
+        weights = _weights(name, variant, source)
+        config = weights.config
+        context = _context(config, source.context)
+        if weights.tokenizer is not None:
+            Vocabulary(weights.tokenizer, config.vocab_size)
+        stack = Stack(config, weights.take, Style.XNNPACK if source.runtime == "executorch" else Style.NATIVE).eval()
+        modules = {PREFILL: Chunk(stack, min(CHUNK, context), context), DECODE: Chunk(stack, 1, context)}
+        specs = {entry: _inputs(config, module) for entry, module in modules.items()}
+        real = _is_demos(weights.tokenizer)
+        reading = readings.read(config, modules, specs, real)
+        entries = tuple(
+            EntryPoint(
+                name=entry,
+                module=module,
+                inputs=specs[entry],
+                outputs=("logits", "rows"),
+                samples=reading.samples[entry],
+                calibration=reading.calibration[entry],
+                keep_float=KEEP_FLOAT,
+            )
+            for entry, module in modules.items()
+        )
+        return Model(
+            name=name,
+            family=self.name,
+            config=msgspec.to_builtins(config),
+            entries=entries,
+            checkpoint_sha256=weights.sha256,
+            random_seed=source.random_seed,
+            metrics=(readings.metric(config, specs),) if real else (),
+            report={
+                "parameters": float(sum(int(np.prod(shape)) for shape in tensor_shapes(config).values())),
+                "context": float(context),
+                "cache_bytes": float(reading.cache_bytes),
+                **reading.zeros,
+            },
+            assets={TOKENIZER: weights.tokenizer} if weights.tokenizer else {},
+        )
+
+    def tasks(self) -> Mapping[str, Task]:
+        return {Generate.name: Generate()}
+
+    def perplexity(self, session: Session, text: str, progress: Progress) -> Perplexity:
+        return measure_perplexity(session, text, progress)
+
+
+@dataclass(frozen=True)
+class _Weights:
+    config: PLMConfig
+    take: Take
+    sha256: str | None
+    tokenizer: Path | None
+
+
+def _weights(name: str, variant: str | None, source: Source) -> _Weights:
+    """What ``source`` asks for. Random weights have the demo's tokenizer where its ids fit: they mean nothing anyway."""
+    demo = checkpoints.demo_folder(DEMO)
+    if source.random_seed is not None:
+        if source.checkpoint is not None:
+            raise UsageError("a checkpoint and random weights exclude each other: pass one of them.")
+        config = read_config(source.config) if source.config else VARIANTS[variant] if variant else None
+        config = config or read_config(demo / "config.json")
+        fits = config.vocab_size >= read_config(demo / "config.json").vocab_size
+        return _Weights(config, seeded(config, source.random_seed), None, demo / TOKENIZER if fits else None)
+    if source.checkpoint is None and variant is not None:
+        raise UsageError(
+            f"{name} does not ship with edge: pass --checkpoint with the folder of PLM-Team/PLM-1.8B-Instruct (or Base), or "
+            "--random-weights 0 to measure speed and memory."
+        )
+    checkpoint = checkpoints.read(source.checkpoint or demo, lazy=True)
+    found = source.config or checkpoint.config
+    if found is None and variant is None:
+        raise CheckpointError(f"{checkpoint.path} has no config.json beside it: pass one with --config.")
+    config = read_config(found) if found else VARIANTS[str(variant)]
+    tokenizer = (checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent) / TOKENIZER
+    take = from_checkpoint(checkpoint, config)
+    return _Weights(config, take, checkpoint.sha256, tokenizer if tokenizer.is_file() else None)
+
+
+def _context(config: PLMConfig, asked: int | None) -> int:
+    if asked is None:
+        return config.max_position_embeddings
+    if not 1 <= asked <= config.max_position_embeddings:
+        raise UsageError(
+            f"a context of {asked} tokens is out of reach: the model was trained for 1 to {config.max_position_embeddings}."
+        )
+    return asked
+
+
+def _inputs(config: PLMConfig, module: Chunk) -> tuple[TensorSpec, ...]:
+    cache = (1, len(module.places), config.row)
+    return (
+        TensorSpec(name="tokens", dtype="int64", shape=(len(module.steps),)),
+        TensorSpec(name="position", dtype="int64", shape=(1,)),
+        *(
+            TensorSpec(name=f"cache{index}", dtype="float32", shape=cache)
+            for index in range(config.num_hidden_layers)
+        ),
+    )
+
+
+def _is_demos(tokenizer: Path | None) -> bool:
+    """Whether ids mean what they mean in the demo's text."""
+    demos = checkpoints.demo_folder(DEMO) / TOKENIZER
+    return tokenizer is not None and tokenizer.read_bytes() == demos.read_bytes()

@@ -1,0 +1,140 @@
+"""Real inputs for PLM's entry points: held-out text that eager has read, at several places of it; perplexity on more.
+
+The caches of a sample hold all that was read, also beyond the sample's position: a graph that looks there is wrong, and
+shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edge import checkpoints
+from edge.families.base import Arrays, Metric, Run
+from edge.families.plm.config import PLMConfig
+from edge.families.plm.decoder import DECODE, PREFILL, Decoder, perplexity, run_decoder
+from edge.spec import TensorSpec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from edge.families.plm.deployed import Chunk
+
+DEMO = "plm"
+#: Rows of the demo's training text that static quantization is calibrated on.
+CALIBRATION = 8
+#: Tokens that a sample's text has: two chunks and a half.
+READ = 80
+#: Of the demo's held-out rows, and tokens of each, for the metric: a second's work for a small model.
+ROWS, TOKENS = 6, 193
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Samples and calibration inputs by entry point, and what the reading showed: {"zeros/layer0": 0.83, ...}."""
+
+    samples: Mapping[str, Sequence[Arrays]]
+    calibration: Mapping[str, Sequence[Arrays]]
+    zeros: Mapping[str, float]
+    cache_bytes: int
+
+
+def read(config: PLMConfig, modules: Mapping[str, Chunk], specs: Mapping[str, Sequence[TensorSpec]], real: bool) -> Readings:
+    """Let eager read: the demo's text if ``real`` (the ids mean the demo's tokens), else seeded random ids."""
+    decoder = run_decoder(specs, partial(_eager, modules, specs))
+    with _zeros(modules[PREFILL]) as zeros:
+        samples = _places(decoder, test_rows(real, config)[0])
+    calibration: dict[str, list[Arrays]] = {PREFILL: [], DECODE: []}
+    if real:
+        with np.load(checkpoints.demo_folder(DEMO) / "samples.npz") as stored:
+            rows = stored["calibration"][:CALIBRATION].astype(np.int64)
+        for row in rows:
+            for entry, inputs in _places(decoder, row).items():
+                calibration[entry].extend(inputs)
+    shares = {f"zeros/layer{index}": round(float(np.mean(found)), 6) for index, found in enumerate(zeros)}
+    return Readings(samples, calibration, shares, decoder.cache_bytes)
+
+
+def test_rows(real: bool, config: PLMConfig) -> np.ndarray:
+    """Held-out rows of ids, [n, tokens] int64."""
+    if not real:
+        return np.random.default_rng(0).integers(0, config.vocab_size, (1, READ))
+    with np.load(checkpoints.demo_folder(DEMO) / "samples.npz") as stored:
+        rows: np.ndarray = stored["test"].astype(np.int64)
+    return rows
+
+
+def metric(config: PLMConfig, specs: Mapping[str, Sequence[TensorSpec]]) -> Metric:
+    """Perplexity of the demo's tokens on text that its training has not seen."""
+    rows = test_rows(True, config)[:ROWS, :TOKENS]
+
+    def evaluate(run: Run) -> float:
+        decoder = run_decoder(specs, run)
+        return perplexity(decoder, [row[: decoder.context] for row in rows])
+
+    return Metric(
+        name="perplexity",
+        higher_is_better=False,
+        data=f"{ROWS} held-out passages of {TOKENS - 1} tokens from the documentation of Python",
+        evaluate=evaluate,
+    )
+
+
+def _places(decoder: Decoder, tokens: np.ndarray) -> dict[str, list[Arrays]]:
+    """Read ``tokens`` (as many as the context takes), then the inputs of both entries at the beginning and further on."""
+    decoder.reset()
+    decoder.caches[:] = 0
+    tokens = tokens[: min(READ, decoder.context)]
+    for _ in decoder.feed(tokens.tolist()):
+        pass
+    caches = {f"cache{index}": cache[None].copy() for index, cache in enumerate(decoder.caches)}
+
+    def inputs(begin: int, size: int) -> Arrays:
+        chunk = np.zeros(size, np.int64)
+        here = tokens[begin : begin + size]
+        chunk[: len(here)] = here
+        return {"tokens": chunk, "position": np.array([begin]), **caches}
+
+    # From an empty cache, from a full chunk's, and a chunk that is cut short; a first token, and one far on.
+    chunks = range(0, len(tokens), decoder.chunk)
+    singles = sorted({0, len(tokens) // 2, len(tokens) - 1})
+    return {
+        PREFILL: [inputs(begin, decoder.chunk) for begin in chunks],
+        DECODE: [inputs(begin, 1) for begin in reversed(singles)],
+    }
+
+
+def _eager(
+    modules: Mapping[str, nn.Module], specs: Mapping[str, Sequence[TensorSpec]], entry: str, inputs: Arrays
+) -> Arrays:
+    import torch
+
+    with torch.inference_mode():
+        logits, rows = modules[entry](*(torch.from_numpy(inputs[spec.name]) for spec in specs[entry]))
+    return {"logits": logits.numpy(), "rows": rows.numpy()}
+
+
+@contextmanager
+def _zeros(module: nn.Module) -> Iterator[list[list[float]]]:
+    """The share of exact zeros behind each squared ReLU of ``module``, by layer, for each time that it runs."""
+
+    from edge.families.plm.modules import Relu2
+
+    layers = [part for part in module.modules() if isinstance(part, Relu2)]
+    found: list[list[float]] = [[] for _ in layers]
+
+    def count(index: int, _module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        found[index].append(float((output == 0).double().mean()))
+
+    hooks = [part.register_forward_hook(partial(count, index)) for index, part in enumerate(layers)]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
