@@ -1,0 +1,178 @@
+"""Every demo model through every runtime in every scheme: what is exported, how exact, how large, how fast, or why not.
+
+    python benchmarks/matrix.py [--quick] [--json FILE] [--markdown FILE] [--only tspulse,fmvit] [--runtime onnx]
+                                [--scheme fp32,int8] [--again]
+
+Each cell is exported, verified and measured in processes of its own, so that a crash, a hang or a full memory is that
+cell's alone. With ``--json`` the file is written after every cell, and cells that it has already are not made again
+unless ``--again`` says so; those that crashed or took too long are. Latencies are medians over the bundle's first sample;
+peak RSS is the measuring process's, which loads the bundle and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.families.base import family_names, get_family
+from edge.report.units import digits, size
+from edge.runtimes.base import runtime_names
+from edge.spec import Scheme
+
+CELL = Path(__file__).resolve().parent / "matrix_cell.py"
+#: Entry points whose latency stands for a model that has several: what runs on the device again and again.
+HEADLINES = ("decode", "click")
+#: Seconds for one cell: exports take up to a few minutes on a busy machine.
+PATIENCE = 2400.0
+
+
+@dataclass(frozen=True)
+class Cell:
+    model: str
+    runtime: str
+    scheme: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} {self.runtime} {self.scheme}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few repetitions, one thread count")
+    parser.add_argument("--json", type=Path, help="results, read first if it is there")
+    parser.add_argument("--markdown", type=Path, help="the tables, as they stand in the README")
+    parser.add_argument("--only", type=listed, metavar="A,B", help="families; default: all that have a demo")
+    parser.add_argument("--runtime", type=listed, metavar="A,B", help="default: all")
+    parser.add_argument("--scheme", type=listed, metavar="A,B", help="default: all")
+    parser.add_argument("--again", action="store_true", help="make cells again that the JSON has already")
+    parser.add_argument("--timeout", type=float, default=PATIENCE, metavar="SECONDS", help="for one cell")
+    options = parser.parse_args()
+    cells = wanted(options.only, options.runtime, options.scheme)
+    known = read(options.json)
+    for number, cell in enumerate(cells, 1):
+        said = f"[{number}/{len(cells)}] {cell.name}: "
+        if cell in known and not options.again and not known[cell].get("broken"):
+            print(f"{said}known", file=sys.stderr)
+            continue
+        print(f"{said}exporting and measuring", file=sys.stderr, flush=True)
+        began = time.monotonic()
+        known[cell] = make(cell, quick=options.quick, timeout=options.timeout)
+        print(f"{said}{outcome(known[cell])} ({time.monotonic() - began:.0f} s)", file=sys.stderr, flush=True)
+        write(options.json, known)
+    text = markdown({cell: known[cell] for cell in cells})
+    print(text)
+    if options.markdown is not None:
+        options.markdown.write_text(text)
+
+
+def listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def systems() -> list[str]:
+    """Families with a trained checkpoint in the package."""
+    return [name for name in family_names() if get_family(name).has_demo]
+
+
+def wanted(
+    only: Sequence[str] | None, runtimes: Sequence[str] | None, schemes: Sequence[str] | None
+) -> list[Cell]:
+    """The cells that were asked for; SystemExit names what there is none of."""
+    axes = []
+    for chosen, known in ((only, systems()), (runtimes, runtime_names()), (schemes, [scheme.value for scheme in Scheme])):
+        if unknown := [name for name in chosen or () if name not in known]:
+            raise SystemExit(f"there is no '{unknown[0]}': choose among {', '.join(known)}")
+        axes.append([name for name in known if chosen is None or name in chosen])
+    return [Cell(model, runtime, scheme) for model in axes[0] for runtime in axes[1] for scheme in axes[2]]
+
+
+def make(cell: Cell, *, quick: bool, timeout: float) -> dict:
+    """What ``matrix_cell`` found; ``broken`` if it did not come to an end."""
+    threads, runs, seconds = ("1", "10", "0.2") if quick else ("1,2", "50", "2.0")
+    with tempfile.TemporaryDirectory(prefix="edge-matrix-") as folder:
+        command = [sys.executable, str(CELL), cell.model, cell.runtime, cell.scheme, threads, runs, seconds, folder]
+        try:
+            ended = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+        except subprocess.TimeoutExpired:
+            return {"exported": False, "broken": True, "reason": f"it took more than {timeout:g} s."}
+    lines = [line for line in ended.stdout.splitlines() if line.startswith("{")]
+    if ended.returncode == 0 and lines:
+        found: dict = json.loads(lines[-1])
+        return found
+    last = next((line.strip() for line in reversed(ended.stderr.splitlines()) if line.strip()), "nothing was said")
+    how = f"signal {-ended.returncode}" if ended.returncode < 0 else f"status {ended.returncode}"
+    return {"exported": False, "broken": True, "reason": f"the process ended with {how} ({last[:300]})."}
+
+
+def outcome(found: dict) -> str:
+    return f"exported, {size(found['bytes'])}" if found["exported"] else str(found["reason"])
+
+
+def read(path: Path | None) -> dict[Cell, dict]:
+    if path is None or not path.is_file():
+        return {}
+    return {Cell(row["work"], row["runtime"], row["scheme"]): row for row in json.loads(path.read_text())}
+
+
+def write(path: Path | None, known: dict[Cell, dict]) -> None:
+    """All rows; written beside and renamed, so that an interruption leaves the file whole."""
+    if path is None:
+        return
+    rows = [
+        {"work": cell.model, "runtime": cell.runtime, "scheme": cell.scheme, "variant": f"{cell.runtime} {cell.scheme}"} | found
+        for cell, found in sorted(known.items(), key=lambda pair: order(pair[0]))
+    ]
+    beside = path.with_name(f"{path.name}.new")
+    beside.write_text(json.dumps(rows, indent=2) + "\n")
+    beside.replace(path)
+
+
+def order(cell: Cell) -> tuple[str, str, int]:
+    return cell.model, cell.runtime, [scheme.value for scheme in Scheme].index(cell.scheme)
+
+
+def markdown(results: dict[Cell, dict]) -> str:
+    """A table for each model, a row for each runtime and scheme."""
+    parts = []
+    for model in dict.fromkeys(cell.model for cell in results):
+        rows = {cell: found for cell, found in results.items() if cell.model == model}
+        metric = next((found["metrics"][0]["name"] for found in rows.values() if found.get("metrics")), "metric")
+        timed = next((headline(found) for found in rows.values() if found["exported"]), "")
+        head = ("runtime", "scheme", "worst error (cosine)", f"{metric}: eager, here", "size", f"{timed} p50, 1 / 2 threads", "peak RSS")
+        parts.append(f"**{model}**\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
+        parts += [f"| {cell.runtime} | {cell.scheme} | {' | '.join(figures(found))} |" for cell, found in rows.items()]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def headline(found: dict) -> str:
+    """The entry point whose latency the table shows."""
+    entries = list(next(iter(found["p50_ms"].values())))
+    return next((name for name in HEADLINES if name in entries), entries[0])
+
+
+def figures(found: dict) -> list[str]:
+    if not found["exported"]:
+        return [f"not exported: {str(found['reason']).replace('|', '/')}", "", "", "", ""]
+    metric = found["metrics"][0] if found["metrics"] else None
+    entry = headline(found)
+    latencies = [f"{digits(found['p50_ms'][count][entry])} ms" if count in found["p50_ms"] else "-" for count in ("1", "2")]
+    return [
+        f"{found['worst_relative']:.1e} ({found['worst_cosine']:.6f})",
+        f"{metric['eager']:.4f}, {metric['bundle']:.4f}" if metric else "-",
+        size(found["bytes"]),
+        " / ".join(latencies),
+        size(found["rss_bytes"]),
+    ]
+
+
+if __name__ == "__main__":
+    main()
