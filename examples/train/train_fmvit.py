@@ -3,7 +3,7 @@
     python examples/train/train_fmvit.py -o edge/demo/fmvit --seed 0
 
 Writes model.safetensors (the training form, in float16), config.json, samples.npz (held-out and calibration digits) and
-CARD.md. Takes about ten minutes on one core and needs edge[export,train]. The same seed gives the same weights on the
+CARD.md. Takes some four minutes of one core and needs edge[export,train]. The same seed gives the same weights on the
 same machine and torch.
 """
 
@@ -50,7 +50,7 @@ theirs is claimed.
   Kaynak; UCI Machine Learning Repository, CC BY 4.0). {train} images for training, {test} held out, split by class,
   seed {seed}. The 8x8 images are scaled to 64x64, in two colours each.
 - Training: `python examples/train/train_fmvit.py -o edge/demo/fmvit --seed {seed}` ({epochs} epochs, {minutes} minutes
-  on one core). Digits are turned, scaled, shifted and sharpened at random.
+  of one core). Digits are turned, scaled, shifted and sharpened at random.
 - {training:,} parameters while training, {deployed:,} once its branches are fused, which `edge export` does.
 - Held-out accuracy, fused, weights rounded to float16: {accuracy:.2%}.
 - Files: `samples.npz` holds the held-out digits and labels, and {calibration} training digits for calibration.
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=45)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    began = time.monotonic()
+    began = time.process_time()
 
     digits = load_digits()
     images, test_images, labels, test_labels = train_test_split(
@@ -172,7 +172,7 @@ def main() -> None:
         test=len(test_images),
         seed=options.seed,
         epochs=options.epochs,
-        minutes=round((time.monotonic() - began) / 60),
+        minutes=round((time.process_time() - began) / 60),
         training=sum(parameter.numel() for parameter in model.parameters()),
         deployed=sum(parameter.numel() for parameter in fused.parameters()),
         accuracy=accuracy(fused, Digits(options.output / "samples.npz")),
