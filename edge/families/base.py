@@ -125,6 +125,10 @@ class ModelFamily(ABC):
         """How well a bundle of this family predicts ``text``; UsageError for what is no language model."""
         raise UsageError(f"{self.name} is no language model, so it predicts no text: `edge verify` checks its bundles.")
 
+    def write_gguf(self, name: str, variant: str | None, source: Source, output: Path, kind: str) -> None:
+        """Write the weights that ``source`` asks for as GGUF, matrices as ``kind``; UsageError for what has no such form."""
+        raise UsageError(f"{name} has no GGUF form, which llama.cpp has for language models: `edge export` makes bundles.")
+
 
 def family_names() -> list[str]:
     """Every family in this folder, by name."""

@@ -6,6 +6,10 @@ and the new rows of the caches (see ``deployed``). ``--context`` sets how many t
 
 from __future__ import annotations
 
+import atexit
+import functools
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +96,12 @@ class PLMFamily(ModelFamily):
     def perplexity(self, session: Session, text: str, progress: Progress) -> Perplexity:
         return measure_perplexity(session, text, progress)
 
+    def write_gguf(self, name: str, variant: str | None, source: Source, output: Path, kind: str) -> None:
+        from edge.families.plm.gguf_file import write
+
+        weights = _weights(name, variant, source)
+        write(output, weights.config, weights.take, kind, weights.tokenizer)
+
 
 @dataclass(frozen=True)
 class _Weights:
@@ -116,6 +126,8 @@ def _weights(name: str, variant: str | None, source: Source) -> _Weights:
             f"{name} does not ship with edge: pass --checkpoint with the folder of PLM-Team/PLM-1.8B-Instruct (or Base), or "
             "--random-weights 0 to measure speed and memory."
         )
+    if source.checkpoint is not None and source.checkpoint.suffix == ".gguf":
+        return _gguf(source.checkpoint, source.config)
     checkpoint = checkpoints.read(source.checkpoint or demo, lazy=True)
     found = source.config or checkpoint.config
     if found is None and variant is None:
@@ -124,6 +136,28 @@ def _weights(name: str, variant: str | None, source: Source) -> _Weights:
     tokenizer = (checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent) / TOKENIZER
     take = from_checkpoint(checkpoint, config)
     return _Weights(config, take, checkpoint.sha256, tokenizer if tokenizer.is_file() else None)
+
+
+def _gguf(path: Path, config: Path | None) -> _Weights:
+    from edge.families.plm.gguf_file import GgufFile
+
+    file = GgufFile(path)
+    checkpoint = file.checkpoint()
+    shape = read_config(config) if config else file.config()
+    text = file.tokenizer_json()
+    tokenizer = None
+    if text is not None:
+        tokenizer = _scratch() / f"{checkpoint.sha256}.json"
+        tokenizer.write_text(text, encoding="utf-8")
+    return _Weights(shape, from_checkpoint(checkpoint, shape), checkpoint.sha256, tokenizer)
+
+
+@functools.cache
+def _scratch() -> Path:
+    """A folder that lasts as long as the process: a bundle takes its files from where they lie."""
+    folder = tempfile.mkdtemp(prefix="edge-plm-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def _context(config: PLMConfig, asked: int | None) -> int:
