@@ -83,9 +83,13 @@ def reason(error: Exception) -> str:
 def to_executorch(programs: Mapping[str, ExportedProgram]) -> Any:
     """Partitioned programs as one ``ExecutorchProgramManager``, a method each; the programs themselves are used up."""
     with executorch_tools():
-        from executorch.exir import EdgeProgramManager
+        from executorch.exir import EdgeProgramManager, ExecutorchBackendConfig
+        from executorch.exir.passes import MemoryPlanningPass
 
-        return EdgeProgramManager(dict(programs), None, _any_operator()).to_executorch()
+        # Inputs are read where the caller has them: planned memory for them would be filled by a copy before each run.
+        planning = MemoryPlanningPass(alloc_graph_input=False)
+        config = ExecutorchBackendConfig(memory_planning_pass=planning)
+        return EdgeProgramManager(dict(programs), None, _any_operator()).to_executorch(config)
 
 
 def delegation(entry: str, module: GraphModule) -> DelegateRecord:

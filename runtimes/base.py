@@ -70,8 +70,8 @@ class Session(ABC):
     def bind(self, entry: EntryRecord, inputs: Sequence[np.ndarray]) -> Callable[[], Sequence[np.ndarray]]:
         """A call without arguments that runs ``entry`` on ``inputs`` (already checked, in order) and returns outputs.
 
-        What can be done once (binding, copying inputs to the runtime's own tensors) is done here, so that calling it
-        again and again times the runtime.
+        What can be done once is done here, so that calling it again and again times the runtime. Each call reads the
+        arrays anew, in place: who binds a cache and writes into it between calls has nothing else copied.
         """
 
     @abstractmethod

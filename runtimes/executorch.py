@@ -81,7 +81,8 @@ class ExecuTorchSession(Session):
         import torch
 
         name = entry.name
-        tensors = tuple(torch.from_numpy(np.array(value)) for value in inputs)
+        # A tensor on the array's own memory; torch takes none that is read-only.
+        tensors = tuple(torch.from_numpy(value if value.flags.writeable else np.array(value)) for value in inputs)
 
         def call() -> list[np.ndarray]:
             method = self._methods.get(name) or self._load()[name]

@@ -25,6 +25,8 @@ from edge.runtimes.base import OperatorTime, Session
 
 #: How often an idle worker looks for work before it sleeps: about a millisecond, longer than from kernel to kernel.
 SPINS = "3000"
+#: Bytes: where kernels expect a tensor to begin.
+ALIGNMENT = 64
 #: What the library needs from the CPU, beside the artifact.
 REQUIREMENTS = "cpu.json"
 
@@ -89,11 +91,21 @@ class TvmSession(Session):
 
     def bind(self, entry: EntryRecord, inputs: Sequence[np.ndarray]) -> Callable[[], Sequence[np.ndarray]]:
         function = self._machines[entry.artifact][entry.method]
-        arguments = [self._tensor(value) for value in inputs]
+        import tvm
+
+        # The arrays' own memory, where it begins as kernels want it; elsewhere a copy, made anew for each call.
+        shared = [value.ctypes.data % ALIGNMENT == 0 and value.flags.writeable for value in inputs]
+        arguments = [
+            tvm.runtime.from_dlpack(value) if own else self._tensor(value)
+            for value, own in zip(inputs, shared, strict=True)
+        ]
+        copied = [(arguments[index], inputs[index]) for index, own in enumerate(shared) if not own]
         threads = self.threads
 
         def call() -> Sequence[np.ndarray]:
             use_threads(threads)
+            for argument, value in copied:
+                argument.copyfrom(value)
             outputs = function(*arguments)
             return [output.numpy() for output in outputs]
 
