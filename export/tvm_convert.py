@@ -110,6 +110,7 @@ def converters() -> Mapping[str, Converter]:
         "clamp.default": _clamp,
         "clamp_max.default": lambda node, importer: _clamp_to(node, importer, None, _argument(node, 1, "max")),
         "clamp_min.default": lambda node, importer: _clamp_to(node, importer, _argument(node, 1, "min"), None),
+        "embedding.default": _embedding,
         "half_matmul.default": _half_matmul,
         "int8_matmul.default": _int8_matmul,
         "linear.default": _linear,
@@ -167,6 +168,17 @@ def _int8_matmul(node: Node, importer: Any) -> Any:
     q, weight = _value(importer, node.args[0]), _value(importer, node.args[1])
     emit = importer.block_builder.emit
     return emit(relax.op.matmul(q, emit(relax.op.permute_dims(weight, [1, 0])), out_dtype="int32"))
+
+
+def _embedding(node: Node, importer: Any) -> Any:
+    """Rows of a table [n, width]; an index outside takes the nearest row, where the importer's own form would crash."""
+    from tvm import relax
+
+    table, indices = _value(importer, node.args[0]), _value(importer, node.args[1])
+    shape = [*(int(extent) for extent in indices.ty.shape), int(table.ty.shape[1])]
+    emit = importer.block_builder.emit
+    flat = emit(relax.op.reshape(indices, [-1]))
+    return emit(relax.op.reshape(emit(relax.op.take(table, flat, axis=0, mode="clip")), shape))
 
 
 def _attention(node: Node, importer: Any) -> Any:
