@@ -20,6 +20,7 @@ from edge.dependencies import require
 from edge.errors import UnsupportedError
 from edge.export.base import Artifact, Captured, Lowered, Lowering, UnsupportedOperator
 from edge.export.onnx_graph import OPSET, missing_functions, to_onnx
+from edge.export.onnx_int4 import group_weights
 from edge.export.onnx_quantize import quantize
 from edge.export.onnx_rows import flatten_rows
 from edge.export.onnx_tidy import finish
@@ -101,6 +102,8 @@ def _build(plain: ir.Model, captured: Captured, recipe: Recipe) -> tuple[onnx.Mo
 
     if recipe.scheme in (Scheme.FP32, Scheme.FP16, Scheme.INT8):
         flatten_rows(plain.graph, always=recipe.scheme == Scheme.INT8)
+    if recipe.scheme == Scheme.INT4:
+        group_weights(plain, captured.entry.keep_float, recipe.group_size)
     model, sentences = quantize(ir.to_proto(plain), captured, recipe)
     finish(model, captured)
     return model, sentences

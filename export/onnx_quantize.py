@@ -3,11 +3,10 @@
     fp16          weights stored in float16, computed in float32: ONNX Runtime widens them once, when it loads
     int8          Gemm and Conv in QDQ form, weights int8 per channel, activations uint8 by calibration
     int8-dynamic  linear layers only, weights int8 per channel, activations scaled at run time
-    int4          linear layers only, weights in groups that share a scale (MatMulNBits), activations int8 at run time
+    int4          linear layers and embeddings, weights in groups that share a scale; see ``onnx_int4``
 
 ``quantize`` returns the graph and sentences for the manifest about what stayed in float32. Modules that match the
-entry's ``keep_float`` are left alone. Raises InputError for int8 without calibration samples and UnsupportedError for
-a group size that there is no kernel for.
+entry's ``keep_float`` are left alone. Raises InputError for int8 without calibration samples.
 
 Activations are uint8 on every target: ONNX Runtime turns int8 ones into uint8 on x86 when it loads, after which the
 fusions around Relu no longer match (a residual net ran 2.8 times slower), and its Arm kernels take either.
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge.errors import InputError, UnsupportedError
+from edge.errors import InputError
 from edge.export.base import Captured
 from edge.export.onnx_calibrated import quantized_nodes, read_in_float
 from edge.export.onnx_graph import in_modules
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
 
 #: float16's largest value: a weight beyond it stays float32.
 _FLOAT16_MAX = 65504.0
-#: Block sizes of MatMulNBits.
-_GROUPS = (16, 32, 64, 128, 256)
 
 
 def quantize(model: onnx.ModelProto, captured: Captured, recipe: Recipe) -> tuple[onnx.ModelProto, list[str]]:
@@ -54,7 +51,7 @@ def quantize(model: onnx.ModelProto, captured: Captured, recipe: Recipe) -> tupl
             case Scheme.INT8_DYNAMIC:
                 return _dynamic(model, captured)
             case Scheme.INT4:
-                return _groups(model, captured, recipe.group_size)
+                return _grouped(model, captured)
 
 
 def _store_half(model: onnx.ModelProto, captured: Captured) -> onnx.ModelProto:
@@ -153,22 +150,10 @@ def _dynamic(model: onnx.ModelProto, captured: Captured) -> tuple[onnx.ModelProt
     return quantized, sentences
 
 
-def _groups(model: onnx.ModelProto, captured: Captured, group: int) -> tuple[onnx.ModelProto, list[str]]:
-    """int4: MatMulNBits, symmetric, with the bias inside; the last group of a column is padded with zeros."""
-    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
-
-    if group not in _GROUPS:
-        known = ", ".join(map(str, _GROUPS))
-        raise UnsupportedError(f"ONNX Runtime has no int4 groups of {group} weights: choose one of {known}.")
-    linears, sentences = _linears(model, captured)
-    others = [node.name for node in model.graph.node if node.op_type == "MatMul" and node.name not in linears]
-    # Level 4 is int8 activations; below it, the kernel widens the weights first and is slower than float32.
-    config = DefaultWeightOnlyQuantConfig(block_size=group, is_symmetric=True, accuracy_level=4)
-    quantizer = MatMulNBitsQuantizer(model, nodes_to_exclude=others, algo_config=config)
-    quantizer.process()
-    quantized = quantizer.model.model
-    _absorb_bias(quantized.graph)
-    return quantized, sentences
+def _grouped(model: onnx.ModelProto, captured: Captured) -> tuple[onnx.ModelProto, list[str]]:
+    """What ``onnx_int4`` has made already, with the biases inside."""
+    _absorb_bias(model.graph)
+    return model, _left_in_float(model.graph, captured)
 
 
 def _linears(model: onnx.ModelProto, captured: Captured) -> tuple[list[str], list[str]]:
@@ -178,15 +163,23 @@ def _linears(model: onnx.ModelProto, captured: Captured) -> tuple[list[str], lis
     keep = captured.entry.keep_float
     products = [node for node in model.graph.node if node.op_type == "MatMul" and not in_modules(node.name, keep)]
     linears = [node.name for node in products if constants.get(node.input[1]) == 2]
-    # A constant on the left is a linear layer over another axis; two activations have no weights to quantize.
-    left = sum(node.input[0] in constants and node.input[1] not in constants for node in products)
-    sentences = []
-    if left:
-        sentences.append(
-            f"entry point '{captured.entry.name}': {left} matrix product(s) whose weight is the left operand stay "
-            "float32."
-        )
-    return linears, sentences
+    return linears, _left_in_float(model.graph, captured)
+
+
+def _left_in_float(graph: onnx.GraphProto, captured: Captured) -> list[str]:
+    """A sentence on linear layers over another axis, whose constant is on the left; two activations have no weights."""
+    constants = {tensor.name for tensor in graph.initializer}
+    keep = captured.entry.keep_float
+    left = sum(
+        node.op_type == "MatMul" and node.input[0] in constants and node.input[1] not in constants
+        for node in graph.node
+        if not in_modules(node.name, keep)
+    )
+    if not left:
+        return []
+    return [
+        f"entry point '{captured.entry.name}': {left} matrix product(s) whose weight is the left operand stay float32."
+    ]
 
 
 def _split_gemms(graph: onnx.GraphProto) -> None:
