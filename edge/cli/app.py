@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from edge._version import __version__
-from edge.cli import compare, devices, doctor, eval, export, init, models, profile, run, targets, verify
+from edge.cli import (
+    annotate,
+    compare,
+    convert,
+    devices,
+    doctor,
+    eval,
+    export,
+    init,
+    models,
+    profile,
+    run,
+    targets,
+    verify,
+)
 
 EPILOG = """\
 \b
@@ -46,5 +60,7 @@ app.command("export", short_help="Make a bundle: capture, quantize, lower, verif
 app.command("verify", short_help="Check that a bundle computes what the model computed.")(verify.verify)
 app.command("run", short_help="Do the model's task on your own file.")(run.run)
 app.command("eval", short_help="Tell how well a language model predicts your text.")(eval.evaluate)
+app.command("annotate", short_help="Click on a picture in the browser: interformer.")(annotate.annotate)
 app.command("profile", short_help="Measure speed and memory, down to the operators.")(profile.profile)
 app.command("compare", short_help="Put bundles or profiles side by side.")(compare.compare)
+app.command("convert", short_help="Write a language model as GGUF, for llama.cpp.")(convert.convert)

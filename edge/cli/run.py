@@ -92,7 +92,9 @@ def run(
     if npz is not None:
         _run_tensors(api.load(bundle, threads=threads), npz, entry, output, json)
         return
-    session, job = _task(bundle, task, threads)
+    # A flag that only one task knows names it.
+    named = task or ("encode" if encode is not None else "click" if click else None)
+    session, job = _task(bundle, named, threads)
     request = TaskRequest(
         csv=csv,
         columns=_names(columns),

@@ -107,7 +107,8 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
         x = x + self.gamma_1 * self.attn(self.ln1(x), index)
-        return x + self.gamma_2 * self.ffn(self.ln2(x))
+        y: Tensor = x + self.gamma_2 * self.ffn(self.ln2(x))
+        return y
 
 
 class SimpleFPN(nn.Module):

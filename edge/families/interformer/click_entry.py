@@ -101,7 +101,7 @@ class Pool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = self.average_table(x)
-        y: Tensor = self.resize_table(F.relu(self.conv(pooled[None, :, :, None])[0, :, :, 0]))
+        y: Tensor = self.resize_table(F.relu(self.conv(pooled.reshape(1, *pooled.shape, 1))).reshape(-1, pooled.shape[1]))
         return y
 
 
@@ -126,7 +126,7 @@ class Head(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         top = maps[-1]
-        flat = top.flatten(2)[0]
+        flat = top.reshape(top.shape[1], -1)
         pooled = [pool(flat).reshape(1, -1, *self.sizes[-1]) for pool in self.pools]
         x = F.relu(self.bottleneck(torch.cat([top, *pooled], 1)))
         outputs = [x]

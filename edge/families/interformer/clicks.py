@@ -71,7 +71,8 @@ _AFTER_BACKGROUND = np.array([BACKGROUND, MAYBE_BACKGROUND, MAYBE_BACKGROUND, UN
 
 def with_prediction(labels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """``labels`` after a prediction: only what no click has settled moves, one step towards ``mask``."""
-    return np.where(mask.astype(bool), _AFTER_OBJECT[labels], _AFTER_BACKGROUND[labels])
+    moved: np.ndarray = np.where(mask.astype(bool), _AFTER_OBJECT[labels], _AFTER_BACKGROUND[labels])
+    return moved
 
 
 def zoom_box(mask: np.ndarray, labels: np.ndarray) -> Box:

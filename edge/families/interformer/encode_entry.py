@@ -29,7 +29,7 @@ class EncoderLayer(nn.Module):
         scale = torch.cat([torch.full((width,), depth**-0.5), torch.ones(2 * width)]).double()
         self.qkv = linear(weight * scale[:, None], bias * scale)
         self.proj = linear(attention.proj.weight * layer.gamma_1[:, None], attention.proj.bias * layer.gamma_1)
-        up, down = layer.ffn.layers[0][0], layer.ffn.layers[1]
+        up, down = (part for part in layer.ffn.modules() if isinstance(part, nn.Linear))
         self.up = linear(up.weight, up.bias)
         self.down = linear(down.weight * layer.gamma_2[:, None], down.bias * layer.gamma_2)
         # The table, heads first: gathered where it is used, it is 80 times smaller than the biases.
@@ -37,8 +37,11 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
         tokens, width = x.shape
-        rows = self.qkv(self.norm1(x)).reshape(tokens, 3, self.heads, -1)
-        q, k, v = (rows[:, part].transpose(0, 1) for part in range(3))
+        rows = self.qkv(self.norm1(x))
+        q, k, v = (
+            rows[:, start : start + width].reshape(tokens, self.heads, -1).transpose(0, 1)
+            for start in (0, width, 2 * width)
+        )
         bias = self.table.index_select(1, index).reshape(self.heads, tokens, tokens)
         scores = torch.softmax(torch.bmm(q, k.transpose(1, 2)) + bias, -1)
         x = x + self.proj(torch.bmm(scores, v).transpose(0, 1).reshape(tokens, width))
@@ -52,7 +55,7 @@ class Pyramid(nn.Module):
     def __init__(self, fpn: SimpleFPN) -> None:
         super().__init__()
         self.levels = nn.ModuleList(
-            nn.Sequential(*(MapNorm(layer) if isinstance(layer, nn.GroupNorm) else layer for layer in level))
+            nn.Sequential(*(MapNorm(layer) if isinstance(layer, nn.GroupNorm) else layer for layer in level.children()))
             for level in fpn.rescale_ops
         )
 
@@ -87,7 +90,7 @@ class Encode(nn.Module):
     index: Tensor
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        x = self.patches(image).flatten(2)[0].transpose(0, 1) + self.positions
+        x = self.patches(image).reshape(self.positions.shape[1], -1).transpose(0, 1) + self.positions
         x = torch.cat([self.first, x], 0)
         for layer in self.layers:
             x = layer(x, self.index)

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from edge import checkpoints
-from edge.families.base import Arrays, EntryPoint, Model, ModelFamily, Run, Source
+from edge.families.base import Arrays, EntryPoint, Metric, Model, ModelFamily, Run, Source
 from edge.families.interformer import samples
 from edge.families.interformer.config import LABELS, VARIANTS, InterFormerConfig
 from edge.families.interformer.tasks import CutOut, Encode
@@ -29,7 +29,7 @@ PARTS = ("encode", "click")
 #: Means, norms and tables of constants; the embedded clicks; the last map, whose small differences decide the mask.
 KEEP_FLOAT = ("*norm*", "*_table", "embed", "head.classify")
 #: Pictures for samples and for calibration; fewer for encoders that take seconds a picture.
-SAMPLES, CALIBRATION = 3, 16
+SAMPLES, CALIBRATION = 2, 8
 LARGE_SAMPLES, LARGE_CALIBRATION = 1, 3
 LARGE_PIXELS = 256 * 256
 
@@ -136,7 +136,7 @@ def eager(modules: Mapping[str, nn.Module], config: InterFormerConfig) -> Run:
     return run
 
 
-def _metrics(modules: Mapping[str, nn.Module], config: InterFormerConfig, source: Source) -> tuple[samples.Metric, ...]:
+def _metrics(modules: Mapping[str, nn.Module], config: InterFormerConfig, source: Source) -> tuple[Metric, ...]:
     """The demo scenes' metric, for models of their size."""
     held_out, _ = samples.read(checkpoints.demo_folder(DEMO) / "samples.npz")
     if held_out.pictures.shape[1:3] != config.size:

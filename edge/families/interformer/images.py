@@ -45,13 +45,15 @@ def padded(normalised: np.ndarray, height: int, width: int) -> np.ndarray:
 def enlarged(logits: np.ndarray, height: int, width: int) -> np.ndarray:
     """[channels, h, w] resized bilinearly (half-pixel centres, edges repeated) to [channels, height, width] float32."""
     rows, columns = (_weights(own, size) for own, size in zip(logits.shape[1:], (height, width), strict=True))
-    return rows @ logits.astype(np.float32) @ columns.T
+    found: np.ndarray = rows @ logits.astype(np.float32) @ columns.T
+    return found
 
 
 def _weights(own: int, size: int) -> np.ndarray:
     """The matrix of a bilinear resize along one axis, [size, own] float32."""
     place = np.clip((np.arange(size) + 0.5) * own / size - 0.5, 0, own - 1)
-    return np.maximum(0, 1 - np.abs(place[:, None] - np.arange(own))).astype(np.float32)
+    weights: np.ndarray = np.maximum(0, 1 - np.abs(place[:, None] - np.arange(own)))
+    return weights.astype(np.float32)
 
 
 def png(array: np.ndarray) -> bytes:

@@ -74,7 +74,7 @@ class Interaction:
         margin = enlarged(logits[1:] - logits[:1], *self.encoded.padded)
         after = with_prediction(labels, margin[0] > 0)
         own = margin[:, :seen_height, :seen_width]
-        mask = (own if (seen_height, seen_width) == (height, width) else enlarged(own, height, width))[0] > 0
+        mask: np.ndarray = (own if own.shape[1:] == (height, width) else enlarged(own, height, width))[0] > 0
         self._before.append(self._now)
         self._now = _State(after, mask)
         self.clicks.append(click)

@@ -51,7 +51,7 @@ class PoolingAttention(nn.Module):
         key, value = self.keys_and_values(kv)
         query = self.split(self.query_proj(x.flatten(2).transpose(1, 2)))
         weights = (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(-1)
-        y = self.proj((weights @ value).transpose(1, 2).flatten(2))
+        y: Tensor = self.proj((weights @ value).transpose(1, 2).flatten(2))
         return y.transpose(1, 2).reshape(x.shape)
 
 

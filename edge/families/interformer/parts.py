@@ -99,7 +99,8 @@ class RowNorm(nn.Module):
         if self.mean_norm is None:
             return F.layer_norm(x, (self.width,), self.gain, self.shift, self.eps)
         centered = x - self.mean_norm(x)
-        return centered * torch.rsqrt(self.mean_norm(centered * centered) + self.eps) * self.gain + self.shift
+        y: Tensor = centered * torch.rsqrt(self.mean_norm(centered * centered) + self.eps) * self.gain + self.shift
+        return y
 
 
 class MaxPool(nn.Module):

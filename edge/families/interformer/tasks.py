@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from edge.errors import InputError
+from edge.errors import InputError, UsageError
 from edge.families.interformer import features, images
 from edge.families.interformer.clicks import parse_clicks
 from edge.families.interformer.interact import Encoded, Interaction, encode
@@ -18,6 +18,7 @@ from edge.progress import Progress
 from edge.tasks import Task, TaskRequest, TaskResult
 
 if TYPE_CHECKING:
+    from edge.manifest import Manifest
     from edge.runtimes.base import Session
 
 
@@ -88,8 +89,22 @@ class CutOut(Task):
 
 def encode_picture(session: Session, path: Path) -> Encoded:
     """The picture at ``path`` through a bundle that holds ``encode``."""
-    height, width = session.manifest.entry("encode").inputs[0].shape[2:]
-    return encode(session.run, read_image(path), (int(height), int(width)))
+    return encode(session.run, read_image(path), _size(session.manifest))
+
+
+def _size(manifest: Manifest) -> tuple[int, int]:
+    """Height and width that the entry point ``encode`` takes."""
+    height, width = manifest.entry("encode").inputs[0].shape[2:]
+    return int(height), int(width)
+
+
+def encode_elsewhere(encoder: Session, clicks: Manifest, picture: np.ndarray) -> Encoded:
+    """``picture`` (RGB uint8) through another bundle, for the one of ``clicks``; UsageError if they do not belong together."""
+    if "encode" not in {entry.name for entry in encoder.manifest.entries}:
+        raise UsageError("the bundle given as encoder has no entry point 'encode': pass the one that was exported with --part encode.")
+    if features.identity(encoder.manifest) != features.identity(clicks):
+        raise UsageError("the encoder is another model, or for another picture size, than the bundle to click with: export both from one checkpoint.")
+    return encode(encoder.run, picture, _size(encoder.manifest))
 
 
 def find_encoded(session: Session, stored: Path | None, picture: Path | None) -> Encoded:
