@@ -13,6 +13,7 @@ from typing import Any
 
 from edge.errors import UnsupportedError
 from edge.export.tvm_blocks import machine_of
+from edge.export.tvm_layout import channels_last
 from edge.export.tvm_math import vectorize_math
 from edge.export.tvm_pack import pack_products
 from edge.export.tvm_schedule import schedule_module
@@ -59,6 +60,8 @@ def fuse(functions: Mapping[str, Any], llvm: Any) -> Any:
         [
             relax.transform.CanonicalizeBindings(),
             relax.transform.EliminateCommonSubexpr(),
+            tvm.transform.module_pass(lambda module, _: channels_last(module), opt_level=0, name="ChannelsLast"),
+            relax.transform.CanonicalizeBindings(),
             tvm.transform.module_pass(lambda module, _: pack_products(module, machine), opt_level=0, name="Pack"),
             # Fusion stops at a variable that only renames another.
             relax.transform.CanonicalizeBindings(),

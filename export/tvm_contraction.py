@@ -154,11 +154,11 @@ def contraction(schedule: Any, name: str, machine: Machine, threaded: bool) -> s
 
 def _packed_kernel(block: Block, machine: Machine) -> DotKernel | None:
     """The dot product instruction that the weights of ``block`` are packed for; None for other products."""
-    weights = [load for load in block.loads if len(load.indices) == 4]
-    if not block.name.startswith("integer_product") or not weights:
+    if not block.name.startswith("integer_product"):
         return None
-    lanes, depth = (constant(size) for size in list(weights[0].source.shape)[2:])
-    return next(kernel for kernel in machine.dots if (kernel.lanes, kernel.depth) == (lanes, depth))
+    # Activations can have four axes too, but the last of them is wider than any kernel is deep.
+    shapes = [tuple(constant(size) for size in load.source.shape)[2:] for load in block.loads if len(load.indices) == 4]
+    return next((kernel for kernel in machine.dots if (kernel.lanes, kernel.depth) in shapes), None)
 
 
 def _integer_steps(

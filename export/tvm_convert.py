@@ -113,6 +113,7 @@ def converters() -> Mapping[str, Converter]:
         "embedding.default": _embedding,
         "half_matmul.default": _half_matmul,
         "int8_matmul.default": _int8_matmul,
+        "int8_pointwise.default": _int8_pointwise,
         "linear.default": _linear,
         "matmul.default": _matmul,
         "max.dim": _extremum_with_index("max", "argmax"),
@@ -168,6 +169,16 @@ def _int8_matmul(node: Node, importer: Any) -> Any:
     q, weight = _value(importer, node.args[0]), _value(importer, node.args[1])
     emit = importer.block_builder.emit
     return emit(relax.op.matmul(q, emit(relax.op.permute_dims(weight, [1, 0])), out_dtype="int32"))
+
+
+def _int8_pointwise(node: Node, importer: Any) -> Any:
+    """int8 [B, K, H, W] by int8 [N, K], accumulated in int32 (``edge.export.tvm_quantize``)."""
+    from tvm import relax
+
+    q, weight = _value(importer, node.args[0]), _value(importer, node.args[1])
+    emit = importer.block_builder.emit
+    kernel = emit(relax.op.expand_dims(weight, [2, 3]))
+    return emit(relax.op.nn.conv2d(q, kernel, out_dtype="int32"))
 
 
 def _embedding(node: Node, importer: Any) -> Any:

@@ -5,9 +5,11 @@ TVM's importers compute quantized models in float, so the graph is rewritten her
     linear(x, W, b)  ->  float(int8_matmul(q(x), Wq)) * (sx * sw) + b      int8, int8-dynamic
     linear(x, W, b)  ->  half_matmul(x, half(W)) + b                       fp16: computed in float32
 
+and a 1 x 1 convolution, which is a linear layer over channels, as the integer one of its own, ``int8_pointwise``.
+
 ``Wq`` has a scale ``sw`` for each output channel (symmetric, 127 levels a side). ``q`` is affine with one scale and
 zero point from the calibration samples (int8), or symmetric with one scale a row, found at run time (int8-dynamic).
-Every ``linear`` and ``matmul`` with a constant 2-D matrix is rewritten, except in the modules that ``keep_float`` names
+Every ``linear``, ``matmul`` with a constant 2-D matrix and (int8, int8-dynamic) 1 x 1 convolution is rewritten, except in the modules that ``keep_float`` names
 and where input or output is narrower than ``NARROW``. A model without such a layer is refused (UnsupportedError).
 """
 
@@ -55,13 +57,15 @@ def quantize(captured: Captured, scheme: Scheme) -> Quantized:
     register_operators()
     graph_module = captured.program.module(check_guards=False)
     products = find_products(graph_module, entry.keep_float)
+    if scheme is Scheme.FP16:
+        products = [product for product in products if product.axis == -1]
     arguments = to_tensors(entry, captured.references[0][0])
     with torch.no_grad():
         if scheme is Scheme.INT8:
             ranges = observe(graph_module, products, [to_tensors(entry, sample) for sample in captured.calibration])
-            _rewrite(graph_module, products, lambda seen, x: _affine(graph_module, x, ranges[seen]))
+            _rewrite(graph_module, products, lambda seen, x, _: _affine(graph_module, x, ranges[seen]))
         elif scheme is Scheme.INT8_DYNAMIC:
-            _rewrite(graph_module, products, lambda _, x: _by_row(graph_module, x))
+            _rewrite(graph_module, products, lambda _, x, axis: _by_row(graph_module, x, axis))
         else:
             _halve(graph_module, products)
         with warnings.catch_warnings():
@@ -74,44 +78,64 @@ def quantize(captured: Captured, scheme: Scheme) -> Quantized:
 def refuse_nothing_quantized(quantized: Sequence[Quantized], scheme: Scheme) -> None:
     if not any(entry.layers for entry in quantized):
         raise UnsupportedError(
-            f"{scheme.value} on tvm covers linear layers (of at least {NARROW} inputs and outputs) and this model "
-            "has none outside keep_float: choose fp32, or another runtime."
+            f"{scheme.value} on tvm covers {'linear layers' if scheme is Scheme.FP16 else 'linear layers and 1 x 1 convolutions'} "
+            f"(of at least {NARROW} inputs and outputs) and this model has none outside keep_float: choose fp32, or another "
+            "runtime."
         )
 
 
 @dataclass(frozen=True)
 class Product:
-    """A matrix product with a constant: its node, its input, the weight as [N, K], and the bias's node."""
+    """A matrix product with a constant: its node, its input, the weight as [N, K], the bias's node, and along which axis
+    of the input it sums: -1, or 1 where channels come first."""
 
     node: Node
     x: Node
     weight: torch.Tensor
     bias: Node | None
+    axis: int = -1
 
 
 def find_products(graph_module: GraphModule, keep_float: tuple[str, ...]) -> list[Product]:
     """Every product to quantize, in order."""
     import torch
 
+    aten = torch.ops.aten
     found = []
     for node in graph_module.graph.nodes:
         if node.op != "call_function" or node.target not in (
-            torch.ops.aten.linear.default,
-            torch.ops.aten.matmul.default,
-        ):
+            aten.linear.default, aten.matmul.default, aten.conv2d.default,
+        ):  # fmt: skip
             continue
         x, weight = node.args[0], _constant(graph_module, node.args[1])
-        if weight is None or weight.ndim != 2 or weight.dtype != torch.float32 or x.op == "get_attr":
+        if weight is None or weight.dtype != torch.float32 or x.op == "get_attr":
             continue
-        if node.target is torch.ops.aten.matmul.default:
+        axis = -1
+        if node.target is aten.conv2d.default:
+            if not _is_pointwise(node, weight):
+                continue
+            weight, axis = weight[:, :, 0, 0], 1
+        elif weight.ndim != 2:
+            continue
+        elif node.target is aten.matmul.default:
             weight = weight.t()
         if min(weight.shape) < NARROW or _kept(module_of(node), keep_float):
             continue
         bias = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
         if bias is not None and _constant(graph_module, bias) is None:
             continue
-        found.append(Product(node, x, weight.detach(), bias))
+        found.append(Product(node, x, weight.detach(), bias, axis))
     return found
+
+
+def _is_pointwise(node: Node, weight: torch.Tensor) -> bool:
+    """Whether a conv2d with a batch axis is 1 x 1, in one group, without stride or padding."""
+    defaults = (("stride", 3, 1), ("padding", 4, 0), ("groups", 6, 1))
+    for name, position, plain in defaults:
+        value = node.args[position] if len(node.args) > position else node.kwargs.get(name, plain)
+        if set(value if isinstance(value, list | tuple) else [value]) != {plain}:
+            return False
+    return tuple(weight.shape[2:]) == (1, 1) and len(node.meta["val"].shape) == 4
 
 
 def observe(
@@ -137,9 +161,9 @@ def observe(
     return ranges
 
 
-#: Takes a product's input as it was observed and as it stands now, emits the nodes that quantize it, and gives the int8
-#: node, the factor of the product (a number or a node) and the zero point.
-_Quantizer = Callable[["Node", "Node"], tuple["Node", "float | Node", int]]
+#: Takes a product's input as it was observed and as it stands now and the axis of its sums, emits the nodes that quantize
+#: it, and gives the int8 node, the factor of the product (a number or a node) and the zero point.
+_Quantizer = Callable[["Node", "Node", int], tuple["Node", "float | Node", int]]
 
 
 def _affine(graph_module: GraphModule, x: Node, observed: tuple[float, float]) -> tuple[Node, float, int]:
@@ -157,13 +181,13 @@ def _affine(graph_module: GraphModule, x: Node, observed: tuple[float, float]) -
     return new(aten._to_copy.default, (shifted,), {"dtype": torch.int8}), scale, zero
 
 
-def _by_row(graph_module: GraphModule, x: Node) -> tuple[Node, Node, int]:
-    """q = round(x / scale) with scale = max|x| / 127 over the last axis."""
+def _by_row(graph_module: GraphModule, x: Node, axis: int) -> tuple[Node, Node, int]:
+    """q = round(x / scale) with scale = max|x| / 127 over the axis of the sums."""
     import torch
 
     aten = torch.ops.aten
     new = graph_module.graph.call_function
-    largest = new(aten.amax.default, (new(aten.abs.default, (x,)), [-1], True))
+    largest = new(aten.amax.default, (new(aten.abs.default, (x,)), [axis], True))
     scale = new(aten.clamp.default, (new(aten.mul.Tensor, (largest, 1.0 / 127.0)), TINY))
     steps = new(aten.round.default, (new(aten.mul.Tensor, (x, new(aten.reciprocal.default, (scale,)))),))
     return new(aten._to_copy.default, (steps,), {"dtype": torch.int8}), scale, 0
@@ -173,14 +197,15 @@ def _rewrite(graph_module: GraphModule, products: Sequence[Product], quantizer: 
     import torch
 
     aten, graph = torch.ops.aten, graph_module.graph
-    quantized: dict[Node, tuple[Node, float | Node, int]] = {}
+    quantized: dict[tuple[Node, int], tuple[Node, float | Node, int]] = {}
     values: dict[Node, Node] = {}  # what stands for a product that is gone already
     for index, product in enumerate(products):
         # An input that several products share (a query, a key, a value) is quantized once, where the first stands.
         with graph.inserting_before(product.node):
-            if product.x not in quantized:
-                quantized[product.x] = quantizer(product.x, values.get(product.x, product.x))
-            q, factor, zero = quantized[product.x]
+            key = product.x, product.axis
+            if key not in quantized:
+                quantized[key] = quantizer(product.x, values.get(product.x, product.x), product.axis)
+            q, factor, zero = quantized[key]
             weight, scale = quantize_weight(product.weight)
             shift = torch.zeros(len(scale), dtype=torch.float64)
             if product.bias is not None:
@@ -189,18 +214,19 @@ def _rewrite(graph_module: GraphModule, products: Sequence[Product], quantizer: 
                 scale = scale * factor
                 shift -= zero * weight.sum(1).double() * scale
             name = f"int8_product_{index}"
-            accumulated = graph.call_function(
-                torch.ops.edge_tvm.int8_matmul.default, (q, _buffer(graph_module, f"{name}_weight", weight))
-            )
+            operators = torch.ops.edge_tvm
+            integer = operators.int8_matmul.default if product.axis == -1 else operators.int8_pointwise.default
+            accumulated = graph.call_function(integer, (q, _buffer(graph_module, f"{name}_weight", weight)))
+            shape = [-1] if product.axis == -1 else [1, -1, 1, 1]
             value = graph.call_function(aten._to_copy.default, (accumulated,), {"dtype": torch.float32})
             if not isinstance(factor, float):
                 value = graph.call_function(aten.mul.Tensor, (value, factor))
             value = graph.call_function(
-                aten.mul.Tensor, (value, _buffer(graph_module, f"{name}_scale", scale.float()))
+                aten.mul.Tensor, (value, _buffer(graph_module, f"{name}_scale", scale.float().reshape(shape)))
             )
             if product.bias is not None or zero:
                 value = graph.call_function(
-                    aten.add.Tensor, (value, _buffer(graph_module, f"{name}_shift", shift.float()))
+                    aten.add.Tensor, (value, _buffer(graph_module, f"{name}_shift", shift.float().reshape(shape)))
                 )
         values[product.node] = value
         product.node.replace_all_uses_with(value)
@@ -235,9 +261,10 @@ def quantize_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @functools.cache
 def register_operators() -> None:
-    """Define in torch what the rewritten graphs call; both are exact.
+    """Define in torch what the rewritten graphs call; all are exact.
 
     ``edge_tvm::int8_matmul``: int8 [..., K] by int8 [N, K] to int32 [..., N].
+    ``edge_tvm::int8_pointwise``: int8 [B, K, H, W] by int8 [N, K] to int32 [B, N, H, W].
     ``edge_tvm::half_matmul``: float32 [..., K] by float16 [N, K] to float32 [..., N].
     """
     import torch
@@ -246,16 +273,28 @@ def register_operators() -> None:
         product = x.reshape(-1, x.shape[-1]).int() @ weight.int().t()
         return product.reshape(*x.shape[:-1], weight.shape[0])
 
+    def pointwise(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return integer(x.movedim(1, -1), weight).movedim(-1, 1).contiguous()
+
     def half(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.linear(x, weight.float())
 
-    for name, compute, dtype in (("int8", integer, torch.int32), ("half", half, torch.float32)):
+    operators = (
+        ("int8_matmul", integer, torch.int32, -1),
+        ("int8_pointwise", pointwise, torch.int32, 1),
+        ("half_matmul", half, torch.float32, -1),
+    )
+    for name, compute, dtype, axis in operators:
 
-        def fake(x: torch.Tensor, weight: torch.Tensor, dtype: torch.dtype = dtype) -> torch.Tensor:
-            return x.new_empty((*x.shape[:-1], weight.shape[0]), dtype=dtype)
+        def fake(
+            x: torch.Tensor, weight: torch.Tensor, dtype: torch.dtype = dtype, axis: int = axis
+        ) -> torch.Tensor:
+            shape = list(x.shape)
+            shape[axis] = weight.shape[0]
+            return x.new_empty(shape, dtype=dtype)
 
         operator = torch.library.custom_op(
-            f"edge_tvm::{name}_matmul", compute, mutates_args=(), schema="(Tensor x, Tensor weight) -> Tensor"
+            f"edge_tvm::{name}", compute, mutates_args=(), schema="(Tensor x, Tensor weight) -> Tensor"
         )
         operator.register_fake(fake)
 
