@@ -62,24 +62,28 @@ def test_the_demo_has_every_head(demo: Model) -> None:
     assert shape == {"d_model": 24, "num_layers": 8, "patch_length": 8, "context_length": 512}
 
 
-def test_the_demo_is_small_and_has_its_card() -> None:
+def test_the_demos_are_small_and_have_their_cards() -> None:
     folder = DEMO.parent
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    assert size < 6_000_000
-    for name in ("tspulse", "relu2-mlp"):
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 25_000_000
+    names = sorted(demo.name for demo in folder.iterdir() if demo.is_dir())
+    assert {"relu2-mlp", "tspulse"} <= set(names)
+    for name in names:
         card = (folder / name / "CARD.md").read_text()
-        assert "examples/train/" in card and "--seed" in card and "Licence" in card
+        assert "examples/train/" in card and "--seed" in card and "Licence" in card, name
 
 
 def test_the_demo_has_learned_to_fill(demo: Model) -> None:
-    """Far better than the window's mean. (A straight line is still as good: the card says so.)"""
+    """Better than straight lines, on points and gaps together, and far better than the window's mean."""
     (metric,) = demo.metrics
     error = metric.evaluate(EagerSession(demo).run)
     with np.load(DEMO / "samples.npz") as data:
         windows, seen = data["windows"], data["observed"].astype(bool)
+    time = np.arange(512)
+    lines = np.stack([np.interp(time, time[known], row[known]) for row, known in zip(windows, seen, strict=True)])
     means = np.stack([np.full(512, row[known].mean()) for row, known in zip(windows, seen, strict=True)])
     assert not metric.higher_is_better
-    assert error < 0.6 * float(np.mean((means - windows)[~seen] ** 2))
+    assert error < 0.8 * float(np.mean((lines - windows)[~seen] ** 2))
+    assert error < 0.4 * float(np.mean((means - windows)[~seen] ** 2))
 
 
 def test_the_demos_card_says_what_is_measured(demo: Model) -> None:

@@ -4,7 +4,7 @@
 
 The shape is that of the published hybrid-allhead-512-p8 model, the losses are the authors' (Ekambaram et al., arXiv
 2505.13033), the data are `series.py`'s. Writes model.safetensors, config.json, samples.npz and CARD.md;
-takes about 25 minutes on two cores and needs edge[export,train]. The same seed gives the same weights on the same
+takes about 25 minutes on one core and needs edge[export,train]. The same seed gives the same weights on the same
 machine.
 """
 
@@ -23,6 +23,7 @@ from series import real_held_out, real_train, synthetic
 from torch import Tensor, nn
 
 from edge.families.tspulse.config import TSPulseConfig
+from edge.families.tspulse.mixer import Gate, Mlp
 from edge.families.tspulse.modules import TSPulseForReconstruction
 
 CONFIG = TSPulseConfig(
@@ -79,6 +80,43 @@ authors' checkpoints are far better models, and `edge export tspulse --checkpoin
 - Files: `samples.npz` holds the held-out windows with their masks, and {calibration} training windows for calibration.
 - Licence of the weights: Apache-2.0, as the repository.
 """
+
+
+class EvenGate(nn.Module):
+    """A softmax gate times its size: a gate that knows nothing yet passes its input on rather than 1 / size of it.
+
+    The plain gate leaves the mixers almost without effect and without gradient at first. The size is folded into the
+    layer before the gate when training is done, so the trained model is of the published form.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__()
+        self.attn_layer = gate.attn_layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.softmax(self.attn_layer(x), dim=-1) * x.shape[-1]
+
+
+def loosen(model: nn.Module) -> None:
+    """Put even gates where the mixers have softmax gates."""
+    for module in model.modules():
+        if isinstance(getattr(module, "mlp", None), Mlp) and isinstance(module.gating_block, Gate):
+            module.gating_block = EvenGate(module.gating_block)
+
+
+@torch.no_grad()
+def fold(model: nn.Module) -> None:
+    """Undo `loosen`: plain gates that compute the same, the layer before them scaled up and their logits' down."""
+    for module in model.modules():
+        if isinstance(getattr(module, "gating_block", None), EvenGate):
+            linear = module.gating_block.attn_layer
+            size = linear.in_features
+            for parameter in module.mlp.fc2.parameters():
+                parameter.mul_(size)
+            linear.weight.div_(size)
+            plain = Gate(size, "softmax")
+            plain.attn_layer = linear
+            module.gating_block = plain
 
 
 def masks(rng: np.random.Generator, count: int, length: int, patch: int) -> np.ndarray:
@@ -141,6 +179,7 @@ def train(steps: int, size: int, seed: int, peak: float) -> TSPulseForReconstruc
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     model = TSPulseForReconstruction(CONFIG)
+    loosen(model)
     average = copy.deepcopy(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=peak, total_steps=steps, pct_start=0.1)
@@ -160,6 +199,7 @@ def train(steps: int, size: int, seed: int, peak: float) -> TSPulseForReconstruc
         running = loss.item() if step == 0 else 0.98 * running + 0.02 * loss.item()
         if step % 50 == 49:
             print(f"step {step + 1}/{steps} loss {running:.4f} {time.monotonic() - started:.0f} s", flush=True)
+    fold(average)
     return average.eval()
 
 
@@ -204,9 +244,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--peak", type=float, default=2e-3, help="peak learning rate")
+    parser.add_argument("--peak", type=float, default=3e-3, help="peak learning rate")
     parser.add_argument("--threads", type=int, default=2, help="part of what makes a run repeat exactly")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

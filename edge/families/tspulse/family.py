@@ -25,7 +25,7 @@ from edge.families.tspulse.config import TSPulseConfig
 from edge.families.tspulse.impute import Impute
 from edge.families.tspulse.search import Search
 from edge.families.tspulse.windows import run_rows
-from edge.spec import TensorSpec
+from edge.spec import DEFAULT_TOLERANCE, Scheme, TensorSpec, Tolerance
 from edge.tasks import Task
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ SAMPLES = 6
 CLASSIFICATION_HEAD = "decoder_with_head.head."
 #: Float whatever the scheme: raw sensor values, their normalisation and the Fourier tables; and every norm.
 KEEP_FLOAT = ("trunk.input*", "*norm*")
+#: Hidden states have single values of many times their root mean square, which a scale for the whole tensor rounds
+#: most; what search compares is where they point, and of that more is asked than elsewhere.
+EMBED_TOLERANCE = {**DEFAULT_TOLERANCE, Scheme.INT8: Tolerance(atol=3.0, cosine=0.99)}
 
 
 class TSPulseFamily(ModelFamily):
@@ -127,6 +130,7 @@ def _entries(
             samples=data.samples(masked),
             calibration=data.calibration(masked),
             keep_float=KEEP_FLOAT,
+            tolerance=EMBED_TOLERANCE if name == "embed" else DEFAULT_TOLERANCE,
         )
 
     if isinstance(model, TSPulseForClassification):
