@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edge.families.plm.config import PLMConfig
+from edge.families.plm.gguf_tokenizer import PIECES
 from edge.families.plm.modules import PLM, Relu2
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -44,10 +45,6 @@ CONFIG = PLMConfig(
     v_head_dim=48,
     max_position_embeddings=512,
     eos_token_id=[0, 2],
-)
-#: Qwen2's pre-tokenizer: contractions, words with the space before them, single digits, punctuation, line ends.
-PIECES = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 LENGTH = 512  # tokens of a training row
 CHAT_SHARE = 0.3  # of the documents that describe one thing: told as an answer in ChatML

@@ -1,7 +1,8 @@
 """PLM as a model family: loading, its two entry points with real samples, perplexity, and its task.
 
 ``prefill`` takes 32 tokens and ``decode`` one; both take the position and a latent cache for each layer, and give logits
-and the new rows of the caches (see ``deployed``). ``--context`` sets how many tokens the caches hold.
+and the new rows of the caches (see ``deployed``). ``--context`` sets how many tokens the caches hold: at most what the
+model was trained for, and 1024 if that is more and nothing is said.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 DEMO = readings.DEMO
 VARIANTS: Mapping[str, PLMConfig] = {"1.8b": PLM_1_8B}
+#: Every token's attention goes over the whole cache, filled or not: a longer context has to be asked for.
+DEFAULT_CONTEXT = 1024
 #: Means of squares, which XNNPACK computes as a product: quantizing it would cost as much as it saves.
 KEEP_FLOAT = ("*norm*",)
 
@@ -162,7 +165,7 @@ def _scratch() -> Path:
 
 def _context(config: PLMConfig, asked: int | None) -> int:
     if asked is None:
-        return config.max_position_embeddings
+        return min(config.max_position_embeddings, DEFAULT_CONTEXT)
     if not 1 <= asked <= config.max_position_embeddings:
         raise UsageError(
             f"a context of {asked} tokens is out of reach: the model was trained for 1 to {config.max_position_embeddings}."

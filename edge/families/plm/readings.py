@@ -31,6 +31,8 @@ DEMO = "plm"
 CALIBRATION = 8
 #: Tokens that a sample's text has: two chunks and a half.
 READ = 80
+#: Bytes of caches from which one sample of each entry has to do: every sample holds them whole.
+LARGE = 32 << 20
 #: Of the demo's held-out rows, and tokens of each, for the metric: a second's work for a small model.
 ROWS, TOKENS = 6, 193
 
@@ -101,12 +103,14 @@ def _places(decoder: Decoder, tokens: np.ndarray) -> dict[str, list[Arrays]]:
         chunk[: len(here)] = here
         return {"tokens": chunk, "position": np.array([begin]), **caches}
 
-    # From an empty cache, from a full chunk's, and a chunk that is cut short; a first token, and one far on.
-    chunks = range(0, len(tokens), decoder.chunk)
-    singles = sorted({0, len(tokens) // 2, len(tokens) - 1})
+    # A later chunk, the first, and one that is cut short; a token far on, one half way, and the first.
+    chunks = sorted(range(0, len(tokens), decoder.chunk), key=lambda begin: begin != decoder.chunk)
+    singles = sorted({0, len(tokens) // 2, len(tokens) - 1}, reverse=True)
+    if decoder.cache_bytes > LARGE:
+        chunks, singles = chunks[:1], singles[:1]
     return {
         PREFILL: [inputs(begin, decoder.chunk) for begin in chunks],
-        DECODE: [inputs(begin, 1) for begin in reversed(singles)],
+        DECODE: [inputs(begin, 1) for begin in singles],
     }
 
 

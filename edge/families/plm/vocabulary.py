@@ -57,8 +57,17 @@ class Vocabulary:
         return frozenset([*configured, *(token for token in known if token is not None)])
 
     def stream(self) -> Callable[[int], str]:
-        """Takes one id after the other and gives the text that is whole so far: no half of a UTF-8 sequence."""
+        """Takes one id after the other and gives the text that is whole so far: no half of a UTF-8 sequence.
+
+        An id that the tokenizer lacks (models pad their vocabularies) is shown as ``<id>``.
+        """
         from tokenizers.decoders import DecodeStream
 
         pieces = DecodeStream(skip_special_tokens=False)
-        return lambda token: pieces.step(self.tokenizer, token) or ""
+
+        def step(token: int) -> str:
+            if self.tokenizer.id_to_token(token) is None:
+                return f"<{token}>"
+            return pieces.step(self.tokenizer, token) or ""
+
+        return step
