@@ -19,6 +19,7 @@ from edge.export.base import Artifact, Captured, Lowered, Lowering, UnsupportedO
 from edge.export.capture import call
 from edge.export.executorch_graph import delegation, operator_modules, sources, to_edge, to_executorch, unsupported
 from edge.export.executorch_quantize import Quantized, quantize
+from edge.export.payoff import too_large
 from edge.families.base import Arrays
 from edge.manifest import Notes, RuntimeRecord
 from edge.progress import Progress
@@ -42,6 +43,8 @@ class ExecuTorchLowering(Lowering):
 
     def unsupported(self, captured: Captured, recipe: Recipe) -> list[UnsupportedOperator]:
         _require()
+        if recipe.scheme is not Scheme.FP32 and too_large([captured]):
+            return []  # lowering takes minutes, and ``lower`` asks the same of the quantized graph
         edge = to_edge(captured.entry.name, captured.program)
         self._partitioned[captured.program] = edge
         return unsupported(edge.graph_module)

@@ -14,6 +14,8 @@ from edge.runtimes.base import Session
 #: Rounds of one timed call each, per side: enough for a median that tells 10 % apart, in well under a second.
 ROUNDS = 40
 SECONDS = 2.0
+#: Bytes of float weights beyond which no float32 twin is built: it would take minutes, and as much memory again.
+LARGEST = 2 << 30
 
 
 class Payoff(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +38,10 @@ class Payoff(msgspec.Struct, frozen=True, kw_only=True):
                     f"quantized, yet not faster on this host: {entry} takes {ms:.3f} ms against {self.fp32_ms[entry]:.3f} ms in fp32."
                 )
         return tuple(found)
+
+
+def too_large(captured: Sequence[Captured]) -> bool:
+    return max(item.cost.weight_bytes for item in captured) > LARGEST
 
 
 def measure(captured: Sequence[Captured], fp32: Session, quantized: Session, sizes: tuple[int, int]) -> Payoff:
