@@ -22,7 +22,7 @@ from edge.export import localize, verify
 from edge.export.base import Captured, Lowered, Lowering, get_lowering
 from edge.export.calibration import calibration_for
 from edge.export.capture import call, capture, eager
-from edge.export.payoff import Payoff, measure
+from edge.export.payoff import LARGEST, Payoff, measure, too_large
 from edge.families.base import Arrays, Model, ModelFamily, Source, find
 from edge.manifest import SCHEMA, EntryRecord, LayerError, Manifest, MetricRecord, StageReport
 from edge.npz import read_npz
@@ -140,6 +140,10 @@ class _Export:
         samples = {item.entry.name: item.references for item in captured}
         packed = bundles.write(destination, manifest, {**self.model.assets, **lowered.files}, samples)
         warnings = (*lowered.notes.warnings, *(payoff.warnings if payoff else ()), *failures)
+        if payoff is None and self.recipe.scheme is not Scheme.FP32:
+            warnings += (
+                f"not compared with fp32: its weights take more than {LARGEST >> 30} GB, so no fp32 twin was built beside them.",
+            )
         for sentence in warnings:
             self.progress.warn(sentence)
         return Exported(packed, payoff, warnings)
@@ -278,7 +282,7 @@ class _Export:
         )
 
     def payoff(self, captured: Sequence[Captured], lowered: Lowered, session: Session) -> Payoff | None:
-        if self.recipe.scheme is Scheme.FP32:
+        if self.recipe.scheme is Scheme.FP32 or too_large(captured):
             return None
         self.progress.stage("compare with fp32")
         recipe = msgspec.structs.replace(self.recipe, scheme=Scheme.FP32, tune_trials=0)
