@@ -18,7 +18,7 @@ from edge.errors import UnsupportedError
 from edge.export.base import Artifact, Captured, Lowered, Lowering, UnsupportedOperator
 from edge.export.capture import call
 from edge.export.executorch_graph import delegation, operator_modules, sources, to_edge, to_executorch, unsupported
-from edge.export.executorch_quantize import Quantized, quantize
+from edge.export.executorch_quantize import Quantized, Shared, quantize
 from edge.export.payoff import too_large
 from edge.families.base import Arrays
 from edge.manifest import Notes, RuntimeRecord
@@ -55,7 +55,8 @@ class ExecuTorchLowering(Lowering):
         _require()
         quantized: dict[str, Quantized] = {}
         if recipe.scheme is not Scheme.FP32:
-            quantized = {item.entry.name: quantize(item, recipe) for item in captured}
+            shared: Shared = {}
+            quantized = {item.entry.name: quantize(item, recipe, shared) for item in captured}
             if not any(item.layers for item in quantized.values()):
                 raise UnsupportedError(
                     f"{recipe.scheme.value} finds no layer of this model that it can quantize: choose fp32, or another "

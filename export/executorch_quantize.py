@@ -6,6 +6,7 @@ In: ``Captured`` and a ``Recipe``. Out: ``Quantized``, the same graph with quant
     int8-dynamic  linear layers: weights per output channel, activations per row at run time
     int4          linear layers: weights in groups along the input, activations per row in int8 at run time
 
+The last two store embeddings as int8, a scale for each row. Entry points that share a weight share its quantized form.
 All three rewrite the graph, not the module: what torchao's ``quantize_`` would replace in place is shared between entry
 points, and a layer written with ``torch.nn.functional.linear`` has no module to replace. Raises UsageError for a group
 size that XNNPACK cannot do and UnsupportedError for a graph that PT2E cannot.
@@ -32,6 +33,11 @@ if TYPE_CHECKING:
 
 #: XNNPACK's kernels for int4 weights in groups take multiples of this (xnn_define_blockwise_quantized_tensor_value).
 GROUP_MULTIPLE = 32
+#: Elements from which a look-up table counts as an embedding, and the smallest scale of its rows.
+TABLE = 1 << 16
+TINY = 1e-12
+#: Elements of a weight whose scales are not searched for.
+LARGE = 1 << 27
 
 
 @dataclass(frozen=True)
@@ -47,13 +53,20 @@ class Quantized:
     warnings: tuple[str, ...]
 
 
-def quantize(captured: Captured, recipe: Recipe) -> Quantized:
-    """Quantize one entry point as ``recipe`` says, except what matches its ``keep_float``."""
+#: Quantized weights by the memory of the float ones, which captured programs keep alive.
+Shared = dict[int, "torch.nn.Parameter"]
+
+
+def quantize(captured: Captured, recipe: Recipe, shared: Shared | None = None) -> Quantized:
+    """Quantize one entry point as ``recipe`` says, except what matches its ``keep_float``.
+
+    Entry points that are given the same ``shared`` have what they share quantized once.
+    """
     if recipe.scheme is Scheme.INT4 and (recipe.group_size < GROUP_MULTIPLE or recipe.group_size % GROUP_MULTIPLE):
         raise UsageError(
             f"ExecuTorch has no int4 weights in groups of {recipe.group_size}: choose a multiple of {GROUP_MULTIPLE}."
         )
-    return _static(captured) if recipe.scheme is Scheme.INT8 else _weights(captured, recipe)
+    return _static(captured) if recipe.scheme is Scheme.INT8 else _weights(captured, recipe, {} if shared is None else shared)
 
 
 def _static(captured: Captured) -> Quantized:
@@ -126,7 +139,7 @@ def _static_filter(keep_float: tuple[str, ...]) -> Callable[[Node], bool]:
     return takes
 
 
-def _weights(captured: Captured, recipe: Recipe) -> Quantized:
+def _weights(captured: Captured, recipe: Recipe, shared: Shared) -> Quantized:
     """Linear layers by torchao: each weight becomes a quantized tensor, which scales its activations when applied."""
     import torch
 
@@ -138,6 +151,8 @@ def _weights(captured: Captured, recipe: Recipe) -> Quantized:
     layers = 0
     with executorch_tools():
         for node in list(module.graph.nodes):
+            if node.target is torch.ops.aten.embedding.default and not _kept(node, entry.keep_float):
+                _narrow_table(module, node)
             if node.target not in _gemms() or _kept(node, entry.keep_float):
                 continue
             weight = _constant(module, node.args[1])
@@ -147,7 +162,10 @@ def _weights(captured: Captured, recipe: Recipe) -> Quantized:
                 uneven.append(f"{module_path(node) or 'the top level'} ({weight.shape[1]} inputs)")
             elif weight is not None:
                 name = f"quantized_weight_{layers}"
-                module.register_parameter(name, _quantized_weight(weight, group))
+                place = weight.data_ptr()
+                if place not in shared:
+                    shared[place] = _quantized_weight(weight, group)
+                module.register_parameter(name, shared[place])
                 with module.graph.inserting_before(node):
                     quantized = module.graph.get_attr(name)
                 # torchao's tensors answer to the Python function, not to the operator below it.
@@ -171,6 +189,31 @@ def _weights(captured: Captured, recipe: Recipe) -> Quantized:
     return Quantized(program, module, layers, tuple(warnings))
 
 
+def _narrow_table(module: GraphModule, node: Node) -> None:
+    """embedding(table, ids) -> embedding(int8 table, ids) as float * embedding(scales, ids), if the table is large."""
+    import torch
+
+    table = _constant(module, node.args[0])
+    if table is None or table.numel() < TABLE or not table.is_floating_point():
+        return
+    scales = (table.detach().abs().amax(1, keepdim=True) / 127.0).clamp_min(TINY)
+    name = f"narrow_{node.name}"
+    module.register_buffer(f"{name}_rows", torch.round(table.detach() / scales).to(torch.int8))
+    module.register_buffer(f"{name}_scales", scales)
+    graph = module.graph
+    with graph.inserting_before(node):
+        found = [
+            graph.call_function(torch.ops.aten.embedding.default, (graph.get_attr(f"{name}_{part}"), node.args[1]))
+            for part in ("rows", "scales")
+        ]
+        wide = graph.call_function(torch.ops.aten._to_copy.default, (found[0],), {"dtype": table.dtype})
+        value = graph.call_function(torch.ops.aten.mul.Tensor, (wide, found[1]))
+    for new in (*found, wide, value):
+        new.meta = {**node.meta}
+    node.replace_all_uses_with(value)
+    graph.erase_node(node)
+
+
 def _quantized_weight(weight: torch.Tensor, group: int | None) -> torch.nn.Parameter:
     """``weight`` [out, in] in int4 groups of ``group``, or in int8 per output channel."""
     import torch
@@ -187,8 +230,9 @@ def _quantized_weight(weight: torch.Tensor, group: int | None) -> torch.nn.Param
             weight_dtype=torch.int8 if group is None else int4,
             weight_granularity=PerAxis(0) if group is None else PerGroup(group),
             # Scales that minimise the error of the weights, rather than just cover their range: 3-8 % less error.
+            # (Not for a language model's head: the search keeps several copies of it in float.)
             intx_choose_qparams_algorithm=IntxChooseQParamsAlgorithm.HQQ_SCALE_ONLY
-            if group
+            if group and weight.numel() < LARGE
             else IntxChooseQParamsAlgorithm.AFFINE,
         ),
     )
