@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,9 @@ CELL = Path(__file__).resolve().parent / "matrix_cell.py"
 HEADLINES = ("decode", "click")
 #: Seconds for one cell: exports take up to a few minutes on a busy machine.
 PATIENCE = 2400.0
+#: For the exporting process: on a busy machine, torch's threads that spin while they wait make it three times as long. The
+#: runtimes have pools of their own, whose size is what a cell measures.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,9 @@ def make(cell: Cell, *, quick: bool, timeout: float) -> dict:
     with tempfile.TemporaryDirectory(prefix="edge-matrix-") as folder:
         command = [sys.executable, str(CELL), cell.model, cell.runtime, cell.scheme, threads, runs, seconds, folder]
         try:
-            ended = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+            ended = subprocess.run(
+                command, capture_output=True, text=True, timeout=timeout, check=False, env=os.environ | ENVIRONMENT
+            )
         except subprocess.TimeoutExpired:
             return {"exported": False, "broken": True, "reason": f"it took more than {timeout:g} s."}
     lines = [line for line in ended.stdout.splitlines() if line.startswith("{")]
