@@ -13,7 +13,7 @@ PYTEST_WORKERS ?= 2
 BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
-BENCHMARKS := tspulse fmvit matrix
+BENCHMARKS := tspulse fmvit matrix interformer
 DEMO := tspulse-rpi.edge relu2-mlp-rpi.edge
 # mypy looks a package up in one folder; the sub-packages that lie beside edge/ are linked into one for it.
 TYPING := build/typing

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -166,8 +165,8 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
             assert not errors
         finally:
             browser.quit()
-        annotate.send_signal(signal.SIGINT)
-        assert annotate.wait(timeout=30) == 0
+        annotate.terminate()
+        assert annotate.wait(timeout=30) == 143
     finally:
         annotate.kill()
         annotate.wait()

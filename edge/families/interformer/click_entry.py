@@ -105,7 +105,43 @@ class Pool(nn.Module):
         return y
 
 
+class CoarseJoin(nn.Module):
+    """The last 3x3 convolution's part for maps that are resized to the finest size first, without resizing them.
+
+    Convolution and resize are linear, and a resize is the same for all channels: each of the nine taps is a product over
+    channels on the small map, and one matrix a direction resizes and shifts all nine. For maps a quarter and an eighth of
+    the finest size that is a fourth of the multiplications. Weights are [out, channels, 3, 3] for each map.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], sizes: Sequence[tuple[int, int]], finest: tuple[int, int]) -> None:
+        super().__init__()
+        self.sizes, self.out = tuple(sizes), weights[0].shape[0]
+        # Output channels in the order (out, row tap, column tap).
+        self.taps = nn.ModuleList(
+            pointwise(weight.permute(0, 2, 3, 1).reshape(-1, weight.shape[1]), None) for weight in weights
+        )
+        self.column_tables = nn.ModuleList(linear(shifted_resize(wide, finest[1])) for _, wide in sizes)
+        self.row_table = constant(torch.cat([shifted_resize(high, finest[0]) for high, _ in sizes], 1))
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        rows = []
+        for x, taps, table, (high, wide) in zip(maps, self.taps, self.column_tables, self.sizes, strict=True):
+            y = taps(x).reshape(self.out * 3, 3, high, wide).permute(0, 2, 1, 3)
+            rows.append(table(y.reshape(self.out * 3 * high, 3 * wide)).reshape(self.out, 3 * high, -1))
+        joined: Tensor = torch.matmul(self.row_table, torch.cat(rows, 1))
+        return joined[None]
+
+
+def shifted_resize(own: int, size: int) -> Tensor:
+    """A bilinear resize along one axis, then a shift by -1, 0 and 1 with zeros beyond the border: [size, 3 * own]."""
+    resize = resize_matrix((own, 1), (size, 1))
+    padded = F.pad(resize, (0, 0, 1, 1))
+    return torch.cat([padded[tap : tap + size] for tap in range(3)], 1)
+
+
 class Head(nn.Module):
+    """The four refined maps to logits. The two finest are joined as they are, the others by ``CoarseJoin``."""
+
     def __init__(self, head: UPerHead, config: InterFormerConfig) -> None:
         super().__init__()
         self.sizes = config.maps
@@ -121,7 +157,10 @@ class Head(nn.Module):
         self.bottleneck = whole(head.bottleneck)
         self.laterals = nn.ModuleList(whole(module) for module in head.lateral_convs)
         self.outputs = nn.ModuleList(whole(module) for module in head.fpn_convs)
-        self.join = whole(head.fpn_bottleneck)
+        weight, bias = folded(head.fpn_bottleneck)
+        parts = weight.split(config.head_channels, 1)
+        self.join = conv(torch.cat(parts[:2], 1), bias, padding=1)
+        self.coarse = CoarseJoin(parts[2:], config.maps[2:], config.maps[0])
         self.classify = head.conv_seg
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
@@ -133,8 +172,8 @@ class Head(nn.Module):
         for index in range(len(self.laterals) - 1, -1, -1):
             x = F.relu(self.laterals[index](maps[index])) + resized(x, self.sizes[index])
             outputs.insert(0, F.relu(self.outputs[index](x)))
-        joined = torch.cat([outputs[0], *(resized(y, self.sizes[0]) for y in outputs[1:])], 1)
-        logits: Tensor = self.classify(F.relu(self.join(joined)))
+        fine = self.join(torch.cat([outputs[0], resized(outputs[1], self.sizes[0])], 1))
+        logits: Tensor = self.classify(F.relu(fine + self.coarse(outputs[2:])))
         return logits
 
 

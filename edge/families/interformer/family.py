@@ -28,6 +28,8 @@ DEMO = "interformer"
 PARTS = ("encode", "click")
 #: Means, norms and tables of constants; the embedded clicks; the last map, whose small differences decide the mask.
 KEEP_FLOAT = ("*norm*", "*_table", "embed", "head.classify")
+#: ONNX Runtime fuses Hardswish into float convolutions only: in int8 these would take more time than in float32.
+KEEP_FLOAT_ONNX = ("stages.*.mlp", "refine.*.mlp")
 #: Pictures for samples and for calibration; fewer for encoders that take seconds a picture.
 SAMPLES, CALIBRATION = 2, 8
 LARGE_SAMPLES, LARGE_CALIBRATION = 1, 3
@@ -54,7 +56,12 @@ class InterFormerFamily(ModelFamily):
             name=name,
             family=self.name,
             config=msgspec.to_builtins(config),
-            entries=_entries(modules, config, PARTS if source.part is None else (source.part,)),
+            entries=_entries(
+                modules,
+                config,
+                PARTS if source.part is None else (source.part,),
+                KEEP_FLOAT + (KEEP_FLOAT_ONNX if style is Style.ONNX else ()),
+            ),
             checkpoint_sha256=digest,
             random_seed=source.random_seed,
             metrics=_metrics(modules, config, source),
@@ -81,7 +88,7 @@ def features_of(config: InterFormerConfig) -> tuple[TensorSpec, ...]:
 
 
 def _entries(
-    modules: Mapping[str, nn.Module], config: InterFormerConfig, parts: tuple[str, ...]
+    modules: Mapping[str, nn.Module], config: InterFormerConfig, parts: tuple[str, ...], keep_float: tuple[str, ...]
 ) -> tuple[EntryPoint, ...]:
     held_out, calibration = samples.read(checkpoints.demo_folder(DEMO) / "samples.npz")
     large = config.size[0] * config.size[1] > LARGE_PIXELS
@@ -101,7 +108,7 @@ def _entries(
                 outputs=tuple(spec.name for spec in features),
                 samples=samples.encode_inputs(held_out, count, config),
                 calibration=samples.encode_inputs(calibration, calibrating, config),
-                keep_float=KEEP_FLOAT,
+                keep_float=keep_float,
             )
         )
     if "click" in parts:
@@ -113,7 +120,7 @@ def _entries(
                 outputs=("logits",),
                 samples=samples.click_inputs(held_out, count, config, run, 2),
                 calibration=samples.click_inputs(calibration, calibrating, config, run, samples.CLICKS),
-                keep_float=KEEP_FLOAT,
+                keep_float=keep_float,
             )
         )
     return tuple(entries)

@@ -71,19 +71,26 @@ def without_indices(checkpoint: Checkpoint, config: InterFormerConfig) -> Checkp
 
 
 def _random(config: InterFormerConfig) -> InterFormer:
-    """Random weights that behave like trained ones: nothing dies out, position tables and statistics are not all alike."""
+    """Random weights that keep activations alive, and no two places, norms or statistics alike.
+
+    Matrices and kernels are uniform with variance 1 / fan-in; gains are around 1, biases around 0.
+    """
     model = InterFormer(config)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, value in (*model.named_parameters(), *model.named_buffers()):
+            if not value.is_floating_point():
+                continue
+            value.uniform_(-1, 1)
             if name.endswith(("cls_token", "pos_embed", "relative_position_bias_table")):
-                parameter.normal_(std=0.2)
-            elif parameter.dim() >= 2:
-                parameter.uniform_(-1, 1).mul_((3 / parameter[0].numel()) ** 0.5)
+                value.mul_(0.5)
             elif name.endswith(("gamma_1", "gamma_2")):
-                parameter.fill_(0.5)
-        for name, buffer in model.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.normal_(std=0.1)
+                value.mul_(0.25).add_(0.5)
             elif name.endswith("running_var"):
-                buffer.uniform_(0.5, 1.5)
+                value.mul_(0.5).add_(1)
+            elif name == "neck.patch_embed":
+                value.mul_(2)
+            elif value.dim() >= 2:
+                value.mul_((3 / value[0].numel()) ** 0.5)
+            else:
+                value.mul_(0.25 if name.endswith("weight") else 0.1).add_(1 if name.endswith("weight") else 0)
     return model.eval()

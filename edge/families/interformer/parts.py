@@ -127,12 +127,16 @@ class MaxPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.divides:
             return F.max_pool2d(x, self.window, self.window)
-        if self.slices:
-            for axis, places in ((2, self.rows), (3, self.columns)):
-                x = torch.cat([x.narrow(axis, window[0], len(window)) for window in spread(places, x.shape[axis])], axis)
-            return F.max_pool2d(x, self.window, self.window)
-        x = x.index_select(2, self.row_index).index_select(3, self.column_index)
-        return F.max_pool2d(x, self.window, self.window)
+        for axis, (places, index, window) in enumerate(
+            ((self.rows, self.row_index, (self.window[0], 1)), (self.columns, self.column_index, (1, self.window[1]))), 2
+        ):
+            if self.slices:
+                runs = spread(places)
+                x = torch.cat([x.narrow(axis, run[0], len(run)) for run in runs], axis) if len(runs) > 1 else x
+            else:
+                x = x.index_select(axis, index)
+            x = F.max_pool2d(x, window, window)
+        return x
 
 
 def windows(length: int, count: int) -> list[list[int]]:
@@ -142,7 +146,7 @@ def windows(length: int, count: int) -> list[list[int]]:
     return [[min(start + step, end - 1) for step in range(longest)] for start, end in spans]
 
 
-def spread(places: Sequence[Sequence[int]], length: int) -> list[list[int]]:
+def spread(places: Sequence[Sequence[int]]) -> list[list[int]]:
     """The windows as runs of successive places, which a slice can cut."""
     runs: list[list[int]] = []
     for window in places:

@@ -1,0 +1,132 @@
+"""InterFormer light, one click at 512x512: edge's click bundles against the straightforward module of the same weights.
+
+    python benchmarks/interformer.py [--quick] [--json FILE] [--runtimes onnx,executorch,tvm] [--tune-trials N]
+
+Ours: the entry point ``click`` in each runtime, float32 and int8, from the label map to logits at a quarter of the size. Theirs: the
+paper's module (`interformer_peers.py`) from the encoder's four maps and the same label map to the same logits, in PyTorch
+eager, and exported as it is (only its adaptive pools rewritten, which ONNX lacks) to ONNX Runtime, OpenVINO and ExecuTorch. All
+take turns in one run, at 1 and 2 threads. Weights are those of the tests' golden data. Before anything is timed, logits are
+compared: in float32 to rounding, in int8 masks must agree on 99.5 % of the pixels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from sides import Row, Side, interleave, median_rows, peer_python, report
+
+import edge
+from edge.families.interformer.config import VARIANTS
+
+HERE = Path(__file__).resolve().parent
+GOLDEN = HERE.parent / "tests" / "golden" / "interformer"
+PEERS = ("openvino==2026.4.1",)
+PEER_SIDES = ("eager", "onnxruntime", "openvino", "executorch")
+#: Largest difference allowed between two float32 sides, as a share of the logits' root mean square.
+TOLERANCE = 1e-3
+AGREEMENT = 0.995
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one thread count, few rounds")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--runtimes", default="onnx,executorch,tvm")
+    parser.add_argument("--tune-trials", type=int, default=0, help="MetaSchedule trials for TVM; 0 takes what the cache has")
+    options = parser.parse_args()
+    python = peer_python("interformer", PEERS)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="edge-bench-") as folder:
+        scratch = Path(folder)
+        checkpoint = write_checkpoint(scratch)
+        bundles = export_ours(scratch, checkpoint, options.runtimes.split(","), options.tune_trials)
+        peers(sys.executable, "prepare", checkpoint, scratch, 2)
+        for threads in (2,) if options.quick else (1, 2):
+            rows += measure(scratch, checkpoint, bundles, threads, python, options.quick)
+    report(rows, options.json)
+
+
+def write_checkpoint(scratch: Path) -> Path:
+    """The golden data's weights as a checkpoint."""
+    import torch
+    from safetensors.torch import save_file
+
+    spec = importlib.util.spec_from_file_location("recipe", GOLDEN / "recipe.py")
+    assert spec is not None and spec.loader is not None
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    names = json.loads((GOLDEN / "light_state_dict.json").read_text())
+    folder = scratch / "light"
+    folder.mkdir()
+    tensors = {
+        name: torch.from_numpy(np.asarray(recipe.fill(name, shape)))
+        for name, shape, _ in names
+        if not name.endswith("relative_position_index")
+    }
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_bytes(msgspec.json.encode(VARIANTS["light"]))
+    return folder
+
+
+def export_ours(scratch: Path, checkpoint: Path, runtimes: list[str], tune_trials: int) -> dict[str, Path]:
+    bundles = {}
+    for runtime in runtimes:
+        for scheme in ("fp32", "int8"):
+            print(f"exporting to {runtime}, {scheme}", file=sys.stderr)
+            exported = edge.export(
+                "interformer-light", target="cpu", runtime=runtime, quantize=scheme, checkpoint=checkpoint, part="click",
+                tune_trials=tune_trials if runtime == "tvm" else 0, output=scratch / f"{runtime}-{scheme}.edge",
+            )  # fmt: skip
+            bundles[f"{runtime} {scheme}"] = exported.bundle.path
+    return bundles
+
+
+def peers(python: str, side: str, checkpoint: Path, scratch: Path, threads: int) -> None:
+    subprocess.run([python, HERE / "interformer_peers.py", side, checkpoint, scratch, str(threads)], check=True)
+
+
+def measure(
+    scratch: Path, checkpoint: Path, bundles: dict[str, Path], threads: int, python: str, quick: bool
+) -> list[Row]:
+    sides = []
+    for name, bundle in bundles.items():
+        command = [sys.executable, HERE / "interformer_ours.py", bundle, scratch, threads, name.replace(" ", "-")]
+        sides.append(Side(name, [str(part) for part in command]))
+    for side in PEER_SIDES:
+        interpreter = python if side == "openvino" else sys.executable
+        command = [interpreter, HERE / "interformer_peers.py", side, checkpoint, scratch, threads]
+        sides.append(Side(f"the plain module, {side}", [str(part) for part in command]))
+    agreement = check(scratch, list(bundles))
+    times = interleave(sides, rounds=4 if quick else 15, runs=4)
+    for side in sides:
+        side.close()
+    ours = {f"{name}{agreement[name]}": times.pop(name) for name in bundles}
+    work = f"InterFormer light, one click, 512x512, {threads} thread(s)"
+    return median_rows(work, {**ours, **times}, list(ours), list(times))
+
+
+def check(scratch: Path, ours: list[str]) -> dict[str, str]:
+    """Every side computes what eager does; how many pixels the quantized ones' masks share with it, for the table."""
+    expected = np.load(scratch / "out-eager.npy")
+    found = {}
+    for name in (*ours, *PEER_SIDES):
+        logits = np.load(scratch / f"out-{name.replace(' ', '-')}.npy")
+        error = np.abs(logits - expected).max() / np.sqrt(np.mean(expected**2))
+        agree = float(np.mean((logits[:, 1] > logits[:, 0]) == (expected[:, 1] > expected[:, 0])))
+        quantized = "int8" in name
+        if (quantized and agree < AGREEMENT) or (not quantized and not error < TOLERANCE):
+            raise SystemExit(f"{name} differs from eager: {error:.2g} of the root mean square, masks agree on {agree:.2%}")
+        found[name] = f" (masks agree on {agree:.2%})" if quantized else ""
+    return found
+
+
+if __name__ == "__main__":
+    main()
