@@ -21,9 +21,11 @@ from edge.spec import Scheme, Tolerance
 
 Compute = Callable[[Arrays], Arrays]
 
-#: A runtime's integer kernels round where the reference graph does not: a few units in the last place of int8, which
-#: add up over layers. Far below what a wrong kernel or layout does.
-LOWERING_TOLERANCE = Tolerance(atol=0.5, cosine=0.995)
+#: A runtime's integer kernels round where the reference graph does not. After some layers the two round independently,
+#: so they may differ by as much as quantization itself costs (TSPulse's spectrum after ten mixers: cosine 0.9952 of the
+#: quantized graph to eager, 0.9943 of the artifact to the quantized graph). A wrong kernel or layout does far more.
+LOWERING_SHARE = 2 / 3
+LOWERING_COSINE = 0.99
 
 
 def check_exported(captured: Captured) -> StageReport:
@@ -41,10 +43,13 @@ def check(captured: Captured, stage: str, where: str, compute: Compute, scheme: 
     return StageReport(stage=stage, where=where, outputs=stats, samples=len(pairs))
 
 
-def check_lowering(captured: Captured, where: str, quantized: Compute, lowered: Compute) -> StageReport:
+def check_lowering(
+    captured: Captured, where: str, quantized: Compute, lowered: Compute, scheme: Scheme
+) -> StageReport:
     """The artifact against the quantized graph it was made from."""
     pairs = [(quantized(sample), lowered(sample)) for sample, _ in captured.references]
-    stats = compare_all(pairs, LOWERING_TOLERANCE)
+    allowed = captured.entry.tolerance[scheme].atol * LOWERING_SHARE
+    stats = compare_all(pairs, Tolerance(atol=allowed, cosine=LOWERING_COSINE))
     return StageReport(stage="lowering", where=where, outputs=stats, samples=len(pairs))
 
 
