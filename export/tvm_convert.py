@@ -112,6 +112,7 @@ def converters() -> Mapping[str, Converter]:
         "clamp_min.default": lambda node, importer: _clamp_to(node, importer, _argument(node, 1, "min"), None),
         "embedding.default": _embedding,
         "half_matmul.default": _half_matmul,
+        "half_pointwise.default": _half_pointwise,
         "int8_matmul.default": _int8_matmul,
         "int8_pointwise.default": _int8_pointwise,
         "linear.default": _linear,
@@ -160,6 +161,16 @@ def _half_matmul(node: Node, importer: Any) -> Any:
     emit = importer.block_builder.emit
     wide = emit(relax.op.astype(emit(relax.op.permute_dims(weight, [1, 0])), "float32"))
     return emit(relax.op.matmul(x, wide))
+
+
+def _half_pointwise(node: Node, importer: Any) -> Any:
+    """float32 [B, K, H, W] by float16 [N, K], computed in float32 (``edge.export.tvm_quantize``)."""
+    from tvm import relax
+
+    x, weight = _value(importer, node.args[0]), _value(importer, node.args[1])
+    emit = importer.block_builder.emit
+    wide = emit(relax.op.astype(emit(relax.op.expand_dims(weight, [2, 3])), "float32"))
+    return emit(relax.op.nn.conv2d(x, wide))
 
 
 def _int8_matmul(node: Node, importer: Any) -> Any:

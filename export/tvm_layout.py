@@ -38,20 +38,23 @@ def _pointwise_as_products(module: Any) -> Any:
             kernel = self.kernel(call.args[1])
             if kernel is None or kernel.shape[:2] != (1, 1):
                 return call
-            weight = relax.const(np.ascontiguousarray(kernel[0, 0]))
+            weight: Any = relax.const(np.ascontiguousarray(kernel[0, 0]))
+            if kernel.dtype != np.dtype(str(call.args[1].ty.dtype)):
+                weight = self.builder_.emit(relax.op.astype(weight, str(call.args[1].ty.dtype)))
             return relax.op.matmul(call.args[0], weight, out_dtype=call.attrs.out_dtype or None)
 
         def kernel(self, expression: Any) -> np.ndarray | None:
-            """The values of a constant, its axes permuted or widened on the way or not."""
+            """The values of a constant, as stored: what widens them on the way to float32 is left out."""
             bound = self.lookup_binding(expression) if isinstance(expression, relax.Var) else expression
             if isinstance(bound, tvm.ir.GenericConst):
                 values: np.ndarray = bound.value.numpy()
                 return values
-            if not isinstance(bound, relax.Call) or bound.op.name not in ("relax.permute_dims", "relax.expand_dims"):
+            steps = ("relax.permute_dims", "relax.expand_dims", "relax.astype")
+            if not isinstance(bound, relax.Call) or bound.op.name not in steps:
                 return None
             before = self.kernel(bound.args[0])
-            if before is None:
-                return None
+            if before is None or bound.op.name == "relax.astype":
+                return before
             if bound.op.name == "relax.expand_dims":
                 return np.expand_dims(before, tuple(int(axis) for axis in bound.attrs.axis))
             return before.transpose([int(axis) for axis in bound.attrs.axes])

@@ -5,11 +5,11 @@ TVM's importers compute quantized models in float, so the graph is rewritten her
     linear(x, W, b)  ->  float(int8_matmul(q(x), Wq)) * (sx * sw) + b      int8, int8-dynamic
     linear(x, W, b)  ->  half_matmul(x, half(W)) + b                       fp16: computed in float32
 
-and a 1 x 1 convolution, which is a linear layer over channels, as the integer one of its own, ``int8_pointwise``.
+and a 1 x 1 convolution, which is a linear layer over channels, alike, by ``int8_pointwise`` and ``half_pointwise``.
 
 ``Wq`` has a scale ``sw`` for each output channel (symmetric, 127 levels a side). ``q`` is affine with one scale and
 zero point from the calibration samples (int8), or symmetric with one scale a row, found at run time (int8-dynamic).
-Every ``linear``, ``matmul`` with a constant 2-D matrix and (int8, int8-dynamic) 1 x 1 convolution is rewritten, except in the modules that ``keep_float`` names
+Every ``linear``, ``matmul`` with a constant 2-D matrix and 1 x 1 convolution is rewritten, except in the modules that ``keep_float`` names
 and where input or output is narrower than ``NARROW``. A model without such a layer is refused (UnsupportedError).
 """
 
@@ -57,8 +57,6 @@ def quantize(captured: Captured, scheme: Scheme) -> Quantized:
     register_operators()
     graph_module = captured.program.module(check_guards=False)
     products = find_products(graph_module, entry.keep_float)
-    if scheme is Scheme.FP16:
-        products = [product for product in products if product.axis == -1]
     arguments = to_tensors(entry, captured.references[0][0])
     with torch.no_grad():
         if scheme is Scheme.INT8:
@@ -78,9 +76,8 @@ def quantize(captured: Captured, scheme: Scheme) -> Quantized:
 def refuse_nothing_quantized(quantized: Sequence[Quantized], scheme: Scheme) -> None:
     if not any(entry.layers for entry in quantized):
         raise UnsupportedError(
-            f"{scheme.value} on tvm covers {'linear layers' if scheme is Scheme.FP16 else 'linear layers and 1 x 1 convolutions'} "
-            f"(of at least {NARROW} inputs and outputs) and this model has none outside keep_float: choose fp32, or another "
-            "runtime."
+            f"{scheme.value} on tvm covers linear layers and 1 x 1 convolutions (of at least {NARROW} inputs and outputs) and "
+            "this model has none outside keep_float: choose fp32, or another runtime."
         )
 
 
@@ -94,6 +91,11 @@ class Product:
     weight: torch.Tensor
     bias: Node | None
     axis: int = -1
+
+    @property
+    def per_output(self) -> list[int]:
+        """The shape in which one value an output channel meets the product."""
+        return [-1] if self.axis == -1 else [1, -1, 1, 1]
 
 
 def find_products(graph_module: GraphModule, keep_float: tuple[str, ...]) -> list[Product]:
@@ -217,7 +219,7 @@ def _rewrite(graph_module: GraphModule, products: Sequence[Product], quantizer: 
             operators = torch.ops.edge_tvm
             integer = operators.int8_matmul.default if product.axis == -1 else operators.int8_pointwise.default
             accumulated = graph.call_function(integer, (q, _buffer(graph_module, f"{name}_weight", weight)))
-            shape = [-1] if product.axis == -1 else [1, -1, 1, 1]
+            shape = product.per_output
             value = graph.call_function(aten._to_copy.default, (accumulated,), {"dtype": torch.float32})
             if not isinstance(factor, float):
                 value = graph.call_function(aten.mul.Tensor, (value, factor))
@@ -242,9 +244,13 @@ def _halve(graph_module: GraphModule, products: Sequence[Product]) -> None:
     for index, product in enumerate(products):
         with graph.inserting_before(product.node):
             weight = _buffer(graph_module, f"half_product_{index}_weight", product.weight.half())
-            value = graph.call_function(torch.ops.edge_tvm.half_matmul.default, (product.node.args[0], weight))
+            operators = torch.ops.edge_tvm
+            half = operators.half_matmul.default if product.axis == -1 else operators.half_pointwise.default
+            value = graph.call_function(half, (product.node.args[0], weight))
             if product.bias is not None:
-                value = graph.call_function(torch.ops.aten.add.Tensor, (value, product.bias))
+                bias = _constant_of(graph_module, product.bias).reshape(product.per_output)
+                bias_node = _buffer(graph_module, f"half_product_{index}_bias", bias)
+                value = graph.call_function(torch.ops.aten.add.Tensor, (value, bias_node))
         product.node.replace_all_uses_with(value)
         graph.erase_node(product.node)
     graph.eliminate_dead_code()
@@ -266,6 +272,7 @@ def register_operators() -> None:
     ``edge_tvm::int8_matmul``: int8 [..., K] by int8 [N, K] to int32 [..., N].
     ``edge_tvm::int8_pointwise``: int8 [B, K, H, W] by int8 [N, K] to int32 [B, N, H, W].
     ``edge_tvm::half_matmul``: float32 [..., K] by float16 [N, K] to float32 [..., N].
+    ``edge_tvm::half_pointwise``: float32 [B, K, H, W] by float16 [N, K] to float32 [B, N, H, W].
     """
     import torch
 
@@ -273,16 +280,20 @@ def register_operators() -> None:
         product = x.reshape(-1, x.shape[-1]).int() @ weight.int().t()
         return product.reshape(*x.shape[:-1], weight.shape[0])
 
-    def pointwise(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return integer(x.movedim(1, -1), weight).movedim(-1, 1).contiguous()
-
     def half(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.linear(x, weight.float())
 
+    def integer_pointwise(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return integer(x.movedim(1, -1), weight).movedim(-1, 1).contiguous()
+
+    def half_pointwise(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return half(x.movedim(1, -1), weight).movedim(-1, 1).contiguous()
+
     operators = (
         ("int8_matmul", integer, torch.int32, -1),
-        ("int8_pointwise", pointwise, torch.int32, 1),
+        ("int8_pointwise", integer_pointwise, torch.int32, 1),
         ("half_matmul", half, torch.float32, -1),
+        ("half_pointwise", half_pointwise, torch.float32, 1),
     )
     for name, compute, dtype, axis in operators:
 

@@ -75,6 +75,16 @@ def test_pointwise_convolutions_become_integers(net: Captured, scheme: Scheme, t
     assert error.relative < 0.2 and error.passed
 
 
+def test_weights_in_float16_halve_the_library(tmp_path: Path) -> None:
+    wide = capture(make_entry(nn.Sequential(nn.Conv2d(64, 512, 1), nn.ReLU(), nn.Conv2d(512, 128, 1)), 1, 64, 4, 4))
+    made = {scheme: make(tmp_path / scheme.value, wide, scheme=scheme) for scheme in (Scheme.FP32, Scheme.FP16)}
+    (error,) = made[Scheme.FP16].errors()
+    assert 1e-6 < error.relative < 2e-3
+    sizes = [one.lowered.files["model.so"].stat().st_size for one in made.values()]
+    assert sizes[1] < 0.65 * sizes[0]
+    assert len([name for name in kernels(wide, Scheme.FP16) if "half_product" in name]) == 2
+
+
 def test_the_same_on_another_cpu(net: Captured, tmp_path: Path) -> None:
     made = make(tmp_path / "it", net, scheme=Scheme.INT8, target=PI)
     assert made.lowered.twin is not None
