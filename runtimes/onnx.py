@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from edge.dependencies import require
-from edge.errors import BundleError
+from edge.errors import BundleError, InputError
 from edge.manifest import EntryRecord
 from edge.runtimes.base import OperatorTime, Session
 from edge.spec import DTYPES
@@ -134,6 +134,8 @@ def _bind(
     session: InferenceSession, entry: EntryRecord, inputs: Sequence[np.ndarray]
 ) -> Callable[[], Sequence[np.ndarray]]:
     """I/O binding to numpy's own memory: a call copies nothing (5 us of 45 less than a plain run of a small model)."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
     binding = session.io_binding()
     for spec, array in zip(entry.inputs, inputs, strict=True):
         binding.bind_input(spec.name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
@@ -149,7 +151,11 @@ def _bind(
     held = (tuple(inputs), outputs)  # the binding has addresses only: this keeps the arrays alive
 
     def call() -> Sequence[np.ndarray]:
-        session.run_with_iobinding(binding)
+        try:
+            session.run_with_iobinding(binding)
+        except (RuntimeError, state.InvalidArgument, state.Fail) as error:  # an index outside a table, say
+            reason = str(error).strip().partition("\n")[0].rstrip(".")
+            raise InputError(f"entry point '{entry.name}' cannot be run on these inputs ({reason}): check their values.") from error
         return held[1] if fixed else binding.copy_outputs_to_cpu()
 
     return call

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from edge import api
 from edge.bundle import open_bundle
 from edge.cli.app import app
-from edge.errors import CheckpointError, UsageError
+from edge.errors import CheckpointError, EdgeError, UsageError
 from edge.export.pipeline import Exported, export
 from edge.families.plm.config import read_config
 from edge.families.plm.decoder import session_decoder
@@ -96,6 +96,21 @@ def test_every_runtime_generates_what_eager_does(make: Make, runtime: str) -> No
     manifest = made.bundle.manifest
     assert [entry.name for entry in manifest.entries] == ["prefill", "decode"]
     assert manifest.report["cache_bytes"] == 2 * 80 * 40 * 4 and manifest.report["context"] == 80
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "executorch", "tvm"])
+def test_ids_that_the_model_does_not_know(make: Make, runtime: str) -> None:
+    made = make(runtime, "fp32")
+    session = api.load(made.bundle.path, threads=1)
+    inputs, expected = made.bundle.samples("decode")[0]
+    beyond = inputs | {"tokens": np.array([2100])}
+    if runtime == "tvm":  # takes the nearest id, since its kernels do not check
+        last = session.run("decode", inputs | {"tokens": np.array([2099])})
+        np.testing.assert_array_equal(session.run("decode", beyond)["logits"], last["logits"])
+        return
+    with pytest.raises(EdgeError, match="'decode'"):
+        session.run("decode", beyond)
+    np.testing.assert_allclose(session.run("decode", inputs)["logits"], expected["logits"], atol=1e-4)
 
 
 def test_weights_are_stored_once(make: Make) -> None:
