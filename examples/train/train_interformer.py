@@ -45,10 +45,11 @@ Interactive segmentation: {parameters:,} parameters, pictures of {side}x{side} p
 - Data: {scenes:,} generated scenes (examples/train/scenes.py): overlapping shapes with textures over a textured background; a
   third of the textures are pieces of scikit-learn's sample photographs china.jpg and flower.jpg (CC BY 2.0), left three
   quarters. Tested on {held_out} other scenes, whose photographs are the right quarter. It knows no real objects.
-- Training: {steps} steps of {batch} scenes, {minutes:.0f} minutes on {threads} thread(s), AdamW, seed {seed};
-  `python examples/train/train_interformer.py --steps {steps} --threads {threads}`
+- Training: {steps} steps of {batch} scenes, {minutes:.0f} minutes on {threads} thread(s), AdamW;
+  `python examples/train/train_interformer.py -o edge/demo/interformer --seed {seed} --steps {steps} --threads {threads}`
 - Mean IoU on the held-out scenes after 1, 3 and 5 clicks: {one:.3f}, {three:.3f}, {five:.3f}
 - Stored as float16. `samples.npz`: {shipped} of the held-out scenes with masks, {calibration} training pictures for calibration.
+- Licence of the weights: Apache-2.0, as the repository.
 """
 
 

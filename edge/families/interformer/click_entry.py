@@ -158,7 +158,7 @@ class Head(nn.Module):
         self.laterals = nn.ModuleList(whole(module) for module in head.lateral_convs)
         self.outputs = nn.ModuleList(whole(module) for module in head.fpn_convs)
         weight, bias = folded(head.fpn_bottleneck)
-        parts = weight.split(config.head_channels, 1)
+        parts = torch.split(weight, config.head_channels, 1)
         self.join = conv(torch.cat(parts[:2], 1), bias, padding=1)
         self.coarse = CoarseJoin(parts[2:], config.maps[2:], config.maps[0])
         self.classify = head.conv_seg
