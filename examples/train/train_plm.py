@@ -58,7 +58,7 @@ not always with its facts: {parameters:,} parameters, a byte-level BPE of {vocab
   Debian's base-files (verbatim copies permitted). {train:,} characters for training, {held:,} held out: one
   document in twenty, chosen by its hash.
 - Training: `python examples/train/train_plm.py -o edge/demo/plm --seed {seed}` ({steps} steps of {rows} x {length} tokens,
-  {seconds:.0f} s on {threads} thread{plural}). The loss adds {penalty} times the mean of relu(up) in each layer, a small price on
+  {minutes:.0f} minutes of CPU time on {threads} thread{plural}). The loss adds {penalty} times the mean of relu(up) in each layer, a small price on
   neurons that are active.
 - Held-out perplexity: {perplexity:.2f} per token of {chars:.2f} characters on average ({bits:.3f} bits a character), weights in
   float16.
@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    began = time.perf_counter()
+    began = time.process_time()
 
     everything = documents()
     learnt = [document for document in everything if not document.held_out]
@@ -228,7 +228,7 @@ def main() -> None:
         parameter.data = parameter.data.half().float()
     loss, zeros = watch.held_out(held)
     history[-1] = (options.steps, loss, zeros)
-    write(options, model, tokenizer, held, tokens, history, everything, time.perf_counter() - began)
+    write(options, model, tokenizer, held, tokens, history, everything, time.process_time() - began)
 
 
 def write(
@@ -266,7 +266,7 @@ def write(
         steps=options.steps,
         rows=options.rows,
         length=LENGTH,
-        seconds=seconds,
+        minutes=seconds / 60,
         threads=options.threads,
         plural="" if options.threads == 1 else "s",
         penalty=options.penalty,
