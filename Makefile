@@ -14,7 +14,7 @@ BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
 BENCHMARKS := tspulse fmvit matrix interformer
-DEMO := tspulse-rpi.edge relu2-mlp-rpi.edge
+DEMO := $(patsubst %,%-rpi.edge,plm tspulse interformer fmvit relu2-mlp)
 # mypy looks a package up in one folder; the sub-packages that lie beside edge/ are linked into one for it.
 TYPING := build/typing
 BESIDE := export runtimes devices
