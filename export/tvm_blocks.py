@@ -102,6 +102,14 @@ class Block:
         written = self.store.buffer
         return [load for load in _found(self.statement.body, tvm.ir.TensorLoad) if not load.source.same_as(written)]
 
+    @property
+    def gathers(self) -> bool:
+        """Whether an element it reads is chosen by another that it reads."""
+        import tvm
+
+        loads = _found(self.statement.body, tvm.ir.TensorLoad)
+        return any(True for load in loads for index in load.indices for _ in _found(index, tvm.ir.TensorLoad))
+
     def is_identity(self, indices: Any) -> bool:
         """Whether ``indices`` are this block's spatial axes, in order."""
         spatial = self.variables[: self.spatial]

@@ -112,17 +112,20 @@ def _vectorize_stage(schedule: Any, block: Block, machine: Machine) -> None:
         outer = schedule.fuse(*loops[:cut]) if cut > 1 else loops[0]
         if threaded:
             schedule.parallel(outer)
-        _vectorize(schedule, inner, lanes)
+        _vectorize(schedule, inner, lanes, whole=block.gathers)
     elif threaded and width and vector_width(width, lanes) == lanes and width > lanes:
         outer, vector = schedule.split(inner, [None, lanes])
         schedule.parallel(outer)
         schedule.vectorize(vector)
     else:
-        _vectorize(schedule, inner, lanes)
+        _vectorize(schedule, inner, lanes, whole=block.gathers)
 
 
-def _vectorize(schedule: Any, loop: Any, lanes: int) -> None:
-    """Vectors along ``loop``; what is left over of an odd length is split off when the kernel is compiled."""
+def _vectorize(schedule: Any, loop: Any, lanes: int, whole: bool = False) -> None:
+    """Vectors along ``loop``; what is left over of an odd length is split off when the kernel is compiled.
+
+    ``whole`` leaves an odd length as it is: TVM cannot compile what is left over of elements chosen by int64 indices.
+    """
     length = extent(schedule, loop)
     if length is None or length == 1:
         return
@@ -131,6 +134,8 @@ def _vectorize(schedule: Any, loop: Any, lanes: int) -> None:
         schedule.vectorize(loop)
         return
     if width < min(8, lanes):
+        if whole:
+            return
         width = 1 << (min(length, lanes).bit_length() - 1)
     outer, vector = schedule.split(loop, [None, width])
     if length % width:

@@ -95,3 +95,19 @@ def test_a_pointwise_convolution_without_a_batch_axis_stays_float(tmp_path: Path
     made = make(tmp_path / "it", capture(make_entry(nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU()), 8, 4, 4)))
     (error,) = made.errors()
     assert error.relative < 1e-5
+
+
+class Picked(nn.Module):
+    """Columns chosen by indices, three rows of them: 36 elements, no multiple of a vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("columns", torch.arange(12) * 5 % 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.index_select(x, 3, self.columns)
+
+
+def test_chosen_columns_of_an_odd_number(tmp_path: Path) -> None:
+    (error,) = make(tmp_path / "it", capture(make_entry(Picked(), 1, 64, 3, 8))).errors()
+    assert error.max_abs == 0
