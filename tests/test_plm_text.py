@@ -69,7 +69,7 @@ def ask(session: EagerSession, **asked: object) -> tuple[dict[str, object], Hear
 
 def test_greedy_text_is_the_faithful_models(session: EagerSession, faithful: PLM, vocabulary: Vocabulary) -> None:
     prompt = "Return a new list. The argument must be an iterable of strings, and each of them is split at every line end. "
-    prompt += "The default is None, which keeps all lines."
+    prompt += "The default is None. The with statement"
     found, heard = ask(session, prompt=prompt, max_new_tokens=12)
     ids = vocabulary.encode(prompt)
     assert 32 < len(ids) < 52 and found["prompt_tokens"] == len(ids)
