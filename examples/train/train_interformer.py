@@ -45,7 +45,7 @@ Interactive segmentation: {parameters:,} parameters, pictures of {side}x{side} p
 - Data: {scenes:,} generated scenes (examples/train/scenes.py): overlapping shapes with textures over a textured background; a
   third of the textures are pieces of scikit-learn's sample photographs china.jpg and flower.jpg (CC BY 2.0), left three
   quarters. Tested on {held_out} other scenes, whose photographs are the right quarter. It knows no real objects.
-- Training: {steps} steps of {batch} scenes, {minutes:.0f} minutes on {threads} thread(s), AdamW;
+- Training: {steps} steps of {batch} scenes, {minutes:.0f} minutes of CPU time on {threads} thread(s), AdamW;
   `python examples/train/train_interformer.py -o edge/demo/interformer --seed {seed} --steps {steps} --threads {threads}`
 - Mean IoU on the held-out scenes after 1, 3 and 5 clicks: {one:.3f}, {three:.3f}, {five:.3f}
 - Stored as float16. `samples.npz`: {shipped} of the held-out scenes with masks, {calibration} training pictures for calibration.
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    began = time.monotonic()
+    began = time.process_time()
     model = train(options.steps, options.seed)
     for tensor in model.state_dict().values():
         if tensor.is_floating_point():
@@ -202,7 +202,7 @@ def main() -> None:
         held_out=HELD_OUT,
         steps=options.steps,
         batch=BATCH,
-        minutes=(time.monotonic() - began) / 60,
+        minutes=(time.process_time() - began) / 60,
         threads=options.threads,
         seed=options.seed,
         one=scores[0],
