@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples every time: a test that fails here fails everywhere.
+settings.register_profile("edge", derandomize=True)
+settings.load_profile("edge")
 
 # Before anything imports torch or numpy. The suite shares the machine, and its workers (pytest -n) with each other: on
 # a busy one, OpenMP threads that spin while they wait for a core made an export three times as long. The runtimes have

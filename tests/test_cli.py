@@ -16,7 +16,10 @@ from edge.cli.app import app
 from edge.doctor import Status, allows, examine, read_requirements, required_by, works
 from edge.errors import EdgeError
 
-COMMANDS = ["models", "targets", "devices", "doctor", "init", "export", "verify", "run", "eval", "profile", "compare", "convert"]
+COMMANDS = [
+    "models", "targets", "devices", "doctor", "init", "export", "verify", "run", "eval", "annotate", "profile", "compare",
+    "convert",
+]  # fmt: skip
 PROGRAM = [sys.executable, "-c", "from edge.cli import main; main()"]
 
 

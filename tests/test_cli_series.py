@@ -81,7 +81,7 @@ def test_raw_tensors_through_a_named_entry_point(
 
 def test_a_task_must_be_named_when_there_are_several(capsys: pytest.CaptureFixture[str], series_bundle: Path) -> None:
     _, err = run_edge(capsys, "run", series_bundle, "--csv", "x.csv", status=2)
-    assert "Give --task: anomaly, classify, impute, search" in err
+    assert "Give --task: anomaly, impute, search (or --npz" in err
 
 
 def test_series_that_do_not_fit(

@@ -106,7 +106,7 @@ def test_the_wheel_holds_one_package_and_its_data(wheel: Path) -> None:
 def test_the_base_works_alone(bare: Path, tmp_path: Path, digits_bundle: Path) -> None:
     models = run(bare, "models", "--json", cwd=tmp_path)
     assert models.returncode == 0, models.stderr
-    assert [row["name"] for row in json.loads(models.stdout)] == ["relu2-mlp", "tspulse"]
+    assert [row["name"] for row in json.loads(models.stdout)] == ["fmvit", "interformer", "plm", "relu2-mlp", "tspulse"]
     for command in ("targets", "devices", "--help"):
         assert run(bare, command, cwd=tmp_path).returncode == 0
     doctor = run(bare, "doctor", cwd=tmp_path)

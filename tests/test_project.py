@@ -137,4 +137,4 @@ def test_init_writes_what_export_reads(tmp_path: Path) -> None:
 
 def test_the_repositorys_own_lists_the_demo_models() -> None:
     project = read_project(ROOT / "edge.toml")
-    assert [plan.name for plan in project.models] == ["tspulse", "relu2-mlp"]
+    assert [plan.name for plan in project.models] == ["plm", "tspulse", "interformer", "fmvit", "relu2-mlp"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 from pathlib import Path
@@ -342,9 +343,14 @@ def test_fused_reconstruction_equals_the_faithful_model(
     with torch.no_grad():
         expected = model(series, mask)._asdict()
         results = dict(zip(entry.outputs, entry(series, mask.float()), strict=True))
+        exact = copy.deepcopy(model).double()(series.double(), mask)._asdict()
     assert set(results) == {name for name in list(expected)[:5] if expected[name] is not None}
     for name, value in results.items():
-        assert_close(value, expected[name])
+        # A spectrum with little power besides its largest component is divided by next to nothing: there the faithful
+        # model's own rounding is the measure.
+        rounding = float((expected[name] - exact[name]).abs().max())
+        scale = max(1.0, float(exact[name].abs().max()))
+        torch.testing.assert_close(value.double(), exact[name], rtol=0, atol=max(3e-5 * scale, 2 * rounding))
 
 
 @settings(max_examples=20, deadline=None)
