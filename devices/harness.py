@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from edge.bundle import Bundle, read_manifest
+from edge.conditions import Conditions
 from edge.dependencies import version
 from edge.devices.facts import device_facts
 from edge.errors import InputError, UnsupportedError
@@ -43,7 +44,11 @@ UNDISTURBED = 1.5
 
 
 class ProfileRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="profile"):
-    """Measure the bundle at ``bundle``; no ``entries`` means all of them. ``runs`` and ``seconds`` are both least."""
+    """Measure the bundle at ``bundle``; no ``entries`` means all of them. ``runs`` and ``seconds`` are both least.
+
+    ``cool_seconds`` is how long to wait, over the whole profile, for the device to cool down; 0 turns the thermal guard
+    off. ``energy`` adds a pass for the device's energy meter, where it has one.
+    """
 
     device: str
     bundle: str
@@ -52,6 +57,8 @@ class ProfileRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     runs: int
     seconds: float
     operators: bool
+    cool_seconds: float = 120.0
+    energy: bool = True
 
 
 class RoofRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="roof"):
@@ -79,6 +86,7 @@ class Profiled(msgspec.Struct, frozen=True, kw_only=True, tag="profiled"):
     memory: Memory
     entries: tuple[EntryMeasurement, ...]
     warnings: tuple[str, ...]
+    conditions: Conditions = Conditions()
 
 
 class RoofFound(msgspec.Struct, frozen=True, kw_only=True, tag="roof-found"):

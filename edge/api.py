@@ -114,6 +114,7 @@ def profile(
         entries=measured,
         roof=roof,
         warnings=(*facts.warnings(profiled.facts, used), *profiled.warnings),
+        conditions=profiled.conditions,
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import numpy as np
 
+from edge.conditions import Block, Conditions, Energy, Figure
 from edge.errors import UsageError
 from edge.manifest import Cost, ErrorStats, MetricRecord
 from edge.runtimes.base import OperatorTime
@@ -49,9 +50,10 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Phase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A stretch of the measuring process: import, load, then bind, first run, warm-up, runs, operators per entry.
+    """A stretch of the measuring process: import, load, then bind, first run, warm-up, runs, energy, operators per entry.
 
-    ``rss_bytes`` is the resident set at its end; ``calls`` is how often the model ran in it.
+    ``rss_bytes`` is the resident set at its end, ``pss_bytes`` the proportional one (None where the kernel does not
+    say); ``calls`` is how often the model ran in it.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Phase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     duration_us: float
     rss_bytes: int
     calls: int = 0
+    pss_bytes: int | None = None
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,6 +71,10 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ``baseline`` is Python with numpy, ``imported`` adds the runtime's libraries, ``loaded`` adds the model. The peaks
     are the kernel's high-water mark (VmHWM): of the whole process, of loading, and of running. Where the kernel does
     not let a process reset the mark (``resets`` is false) the last two include whatever came before them.
+
+    The proportional set size (PSS) counts a page that several processes share, a library's say, by its part of them;
+    the kernel keeps no mark of it, so ``peak_pss`` is the largest that was read at the end of a phase (None: not
+    readable).
     """
 
     baseline: int
@@ -77,6 +84,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     run_peak: int
     peak: int
     resets: bool
+    loaded_pss: int | None = None
+    peak_pss: int | None = None
 
     @property
     def model(self) -> int:
@@ -128,6 +137,8 @@ class EntryMeasurement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     cost: Cost
     bound: Bound | None = None
     errors: tuple[ErrorStats, ...] = ()  # of the artifact against eager, from the bundle's manifest
+    blocks: tuple[Block, ...] = ()  # the stretches that ``runs`` were measured in, and those that were run again
+    energy: Energy | None = None
 
 
 class BundleFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -185,6 +196,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     entries: tuple[EntryMeasurement, ...]
     roof: Roof | None = None
     warnings: tuple[str, ...] = ()
+    conditions: Conditions = Conditions()
+    figures: tuple[Figure, ...] = ()
 
     @property
     def import_us(self) -> float:
