@@ -10,7 +10,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from edge.devices.files import text as _text
 from edge.devices.host import host_facts
+from edge.devices.programs import no_programs
+from edge.devices.sensors import Sensors
 from edge.measurement import DeviceFacts
 
 #: Others' use of the cores above which timings mean little: half of one core out of four, say.
@@ -23,6 +26,7 @@ def device_facts(device: str, versions: Mapping[str, str], root: Path = Path("/"
     """Facts of this machine; takes ``WATCH`` seconds to see whether others are using it."""
     host = host_facts()
     cpufreq = root / "sys/devices/system/cpu/cpu0/cpufreq"
+    sensors = Sensors(root, no_programs)
     return DeviceFacts(
         device=device,
         system=host.system,
@@ -30,9 +34,9 @@ def device_facts(device: str, versions: Mapping[str, str], root: Path = Path("/"
         cpu=host.model,
         cores=host.cores,
         governor=_governor(cpufreq),
-        frequency_mhz=_scaled(cpufreq / "scaling_cur_freq", 1e-3) or _cpuinfo_mhz(root),
+        frequency_mhz=max(sensors.frequencies(), default=None),
         max_frequency_mhz=_scaled(cpufreq / "cpuinfo_max_freq", 1e-3),
-        temperature_c=_scaled(root / "sys/class/thermal/thermal_zone0/temp", 1e-3),
+        temperature_c=sensors.temperature(),
         caches=caches(root),
         ram_bytes=host.ram_mb * 2**20,
         load_average=_load_average(root),
@@ -104,13 +108,6 @@ def _load_average(root: Path) -> tuple[float, float, float]:
     return one, five, fifteen
 
 
-def _cpuinfo_mhz(root: Path) -> float | None:
-    for line in (_text(root / "proc/cpuinfo") or "").splitlines():
-        if line.startswith("cpu MHz"):
-            return float(line.split(":", 1)[1])
-    return None
-
-
 def _size(text: str) -> int:
     """Bytes of the kernel's "512K" or "8M"."""
     factor = {"K": 2**10, "M": 2**20, "G": 2**30}.get(text[-1].upper())
@@ -120,11 +117,3 @@ def _size(text: str) -> int:
 def _scaled(path: Path, factor: float) -> float | None:
     text = _text(path)
     return float(text) * factor if text else None
-
-
-def _text(path: Path) -> str | None:
-    # Kernel files may exist and still refuse to be read (a thermal zone that is switched off gives EINVAL).
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return None

@@ -1,15 +1,14 @@
 """The measuring itself, in a process that does nothing else: what `edge.devices.worker` runs for a request.
 
-Order: facts of the machine, import of the runtime, load of the bundle, then for each entry point bind, first run,
-warm-up and timed runs; the per-operator passes come last, since a runtime's own profiler slows it down and takes
-memory. Timed calls have their inputs bound before, garbage collection off, and nothing between two reads of the clock
-but the call.
+Order: facts of the machine and its sensors, import of the runtime, load of the bundle, then for each entry point bind,
+first run, warm-up and timed runs; then the energy meter's passes, and the per-operator passes last, since a runtime's
+own profiler slows it down and takes memory. Timed calls have their inputs bound before, garbage collection off, and
+nothing between two reads of the clock but the call (see ``timing``).
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,22 +18,20 @@ import msgspec
 import numpy as np
 
 from edge.bundle import Bundle, read_manifest
-from edge.conditions import Conditions
+from edge.conditions import Conditions, Energy, Reading
 from edge.dependencies import version
-from edge.devices.facts import device_facts
+from edge.devices import timing
+from edge.devices.energy import Meter, find_meter
+from edge.devices.facts import BUSY, busy_share, device_facts
+from edge.devices.guard import Guard, remember_band, remembered_band
+from edge.devices.programs import Programs, local_programs
+from edge.devices.resident import proportional, reset_peak, resident, resident_now
+from edge.devices.sensors import Sensors
 from edge.errors import InputError, UnsupportedError
 from edge.manifest import EntryRecord, ErrorStats
 from edge.measurement import DeviceFacts, EntryMeasurement, Latency, Memory, Phase, Roof, Run
 from edge.runtimes.base import OperatorTime, Session, check_inputs, session_class
 
-#: Enough calls for lazy initialisation, and for a quarter of the timed seconds, so that clocks and caches settle.
-WARMUP_CALLS = 5
-WARMUP_PART = 0.25
-MOST_WARMUP = 6.0
-#: A model too slow for the runs asked for stops here, after three runs at least; so does one too fast to keep rows of.
-MOST_SECONDS = 60.0
-MOST_RUNS = 100_000
-LEAST_RUNS = 3
 #: Runs under the runtime's own profiler: enough for a mean, at most about two seconds.
 OPERATOR_RUNS = 20
 OPERATOR_SECONDS = 2.0
@@ -98,64 +95,93 @@ Reply = Profiled | RoofFound
 Message = Began | Failed | Profiled | RoofFound
 
 
-def profile(request: ProfileRequest, began: Callable[[str], None]) -> Profiled:
-    """Measure; ``began`` hears the name of each phase. Raises whatever loading or running the bundle raises."""
-    root = Path(request.bundle)
-    manifest = read_manifest(root)
-    bundle = Bundle(root, manifest)
+def profile(
+    request: ProfileRequest,
+    began: Callable[[str], None],
+    root: Path = Path("/"),
+    programs: Programs = local_programs,
+) -> Profiled:
+    """Measure; ``began`` hears the name of each phase. Raises whatever loading or running the bundle raises.
+
+    ``root`` is where the kernel's files are read, ``programs`` what is asked beside them.
+    """
+    folder = Path(request.bundle)
+    manifest = read_manifest(folder)
+    bundle = Bundle(folder, manifest)
     records = [manifest.entry(name) for name in request.entries] or list(manifest.entries)
     inputs = {record.name: _first_sample(bundle, record) for record in records}
     kind = session_class(manifest.runtime.name)
-    facts = device_facts(request.device, {})
-    clock = _Clock(began)
+    facts = device_facts(request.device, {}, root)
+    watch = _Watch(began, request, root, programs)
 
-    baseline = _resident()[0]
-    with clock.phase("import"):
+    baseline = resident()[0]
+    with watch.phase("import"):
         for package in kind.packages:
             # What is not installed is the session's to say, in its own sentence.
             with contextlib.suppress(ImportError):
                 importlib.import_module(package)
-    imported, import_peak = _resident()
-    resets = _reset_peak()
-    with clock.phase("load"):
-        session = kind(root, manifest, request.threads)
-    loaded, load_peak = _resident()
-    _reset_peak()
-    measured = [_measure(session, record, inputs[record.name], request, clock) for record in records]
-    run_peak = _resident()[1]
+    imported, import_peak = resident()
+    resets = reset_peak()
+    with watch.phase("load"):
+        session = kind(folder, manifest, request.threads)
+    loaded, load_peak = resident()
+    reset_peak()
+    entries = [_measure(session, record, inputs[record.name], request, watch) for record in records]
+    run_peak = resident()[1]
+    pss = [phase.pss_bytes for phase in watch.phases if phase.pss_bytes is not None]
+    loaded_pss = watch.phases[1].pss_bytes
 
-    warnings = [sentence for _, sentence in measured if sentence]
-    entries = [entry for entry, _ in measured]
+    if request.energy:
+        entries = _with_energy(session, records, inputs, entries, watch)
     if request.operators:
         for index, record in enumerate(records):
             try:
-                rows = _operators(session, record, inputs[record.name], entries[index].latency, clock)
+                rows = _operators(session, record, inputs[record.name], entries[index].latency, watch)
                 entries[index] = msgspec.structs.replace(entries[index], operators=tuple(rows))
             except UnsupportedError as error:
-                warnings.append(f"there is no per-operator table for {record.name}: {error}")
+                watch.warnings.append(f"there is no per-operator table for {record.name}: {error}")
     return Profiled(
         facts=msgspec.structs.replace(facts, versions=_versions(kind)),
-        phases=tuple(clock.phases),
+        phases=tuple(watch.phases),
         memory=Memory(
             baseline=baseline, imported=imported, loaded=loaded, load_peak=load_peak, run_peak=run_peak,
-            peak=max(import_peak, load_peak, run_peak), resets=resets,
+            peak=max(import_peak, load_peak, run_peak), resets=resets, loaded_pss=loaded_pss,
+            peak_pss=max(pss, default=None),
         ),
         entries=tuple(entries),
-        warnings=tuple(warnings),
+        conditions=watch.conditions(),
+        warnings=tuple(watch.warnings),
     )
 
 
-class _Clock:
-    """One time line for the process, in microseconds, and the phases on it."""
+class _Watch:
+    """One time line for the process, in microseconds; the phases on it, the sensors, and the guard."""
 
-    def __init__(self, began: Callable[[str], None]) -> None:
+    def __init__(self, began: Callable[[str], None], request: ProfileRequest, root: Path, programs: Programs) -> None:
         self.origin = time.perf_counter_ns()
         self.phases: list[Phase] = []
-        self._began = began
+        self.readings: list[Reading] = []
+        self.warnings: list[str] = []
         self.calls = 0
+        self.repeated = 0
+        self.stayed_hot = False
+        self._began = began
+        self.sensors = Sensors(root, programs)
+        known = remembered_band() if root == Path("/") else None
+        self.guard = Guard(
+            self.sensors.temperature, request.cool_seconds, known, busy=lambda: busy_share(root) > BUSY
+        )
+        self.meter = find_meter(root, programs) if request.energy else "not asked for"
+        self.idle_watts: float | None = None
+        self.look(whole=True)
 
     def us(self, ns: int) -> float:
         return round((ns - self.origin) / 1e3, 3)
+
+    def look(self, whole: bool) -> None:
+        """Take a reading: of everything, or of what costs next to nothing."""
+        take = self.sensors.read if whole else self.sensors.glance
+        self.readings.append(take(self.us(time.perf_counter_ns()), resident_now()))
 
     @contextlib.contextmanager
     def phase(self, name: str, entry: str | None = None) -> Iterator[None]:
@@ -166,30 +192,59 @@ class _Clock:
         end = time.perf_counter_ns()
         self.phases.append(Phase(
             name=name, entry=entry, start_us=self.us(start), duration_us=round((end - start) / 1e3, 3),
-            rss_bytes=_resident()[0], calls=self.calls,
+            rss_bytes=resident()[0], calls=self.calls, pss_bytes=proportional(),
         ))
+
+    def conditions(self) -> Conditions:
+        """What the sensors said; called when everything has been measured."""
+        self.look(whole=True)
+        guard = self.guard
+        if guard.gave_up:
+            self.warnings.append(
+                f"the device did not cool down to its idle temperature within {guard.budget:.0f} s: let it rest and "
+                "profile again, or raise --cool."
+            )
+        if guard.band is not None and self.sensors.root == Path("/"):
+            remember_band(guard.band)
+        energy = self.meter if isinstance(self.meter, str) else self.meter.method
+        return Conditions(
+            readings=tuple(self.readings),
+            sources={**self.sensors.sources, "energy": energy},
+            idle=guard.band,
+            waited_s=round(guard.waited, 3),
+            repeated=self.repeated,
+            stayed_hot=self.stayed_hot or guard.gave_up,
+        )
 
 
 def _measure(
-    session: Session, record: EntryRecord, inputs: list[np.ndarray], request: ProfileRequest, clock: _Clock
-) -> tuple[EntryMeasurement, str | None]:
-    """Bind, first run, warm-up and timed runs of one entry; and a sentence if the runs had to stop early."""
+    session: Session, record: EntryRecord, inputs: list[np.ndarray], request: ProfileRequest, watch: _Watch
+) -> EntryMeasurement:
+    """Bind, first run, warm-up and timed runs of one entry; what went short is among the watch's warnings."""
     name = record.name
-    with clock.phase("bind", name):
+    with watch.phase("bind", name):
         call = session.bind(record, inputs)
-    with clock.phase("first run", name):
+    with watch.phase("first run", name):
         call()
-        clock.calls = 1
-    with clock.phase("warm-up", name):
-        warmup = _warm_up(call, WARMUP_PART * request.seconds)
-        clock.calls = warmup
-    with clock.phase("runs", name):
-        rows, whole = _timed(call, request.runs, request.seconds)
-        clock.calls = len(rows)
-    runs = tuple(Run(clock.us(start), round((end - start) / 1e3, 3)) for start, end in rows)
-    bind, first = (clock.phases[index].duration_us for index in (-4, -3))
-    took = (rows[-1][1] - rows[0][0]) / 1e9
-    short = f"{name} was stopped after {len(rows)} runs and {took:.1f} s, short of what was asked for."
+        watch.calls = 1
+    with watch.phase("warm-up", name):
+        warmup = timing.warm_up(call, timing.WARMUP_PART * request.seconds)
+        watch.calls = warmup
+    with watch.phase("runs", name):
+        found = timing.in_blocks(
+            call, request.runs, request.seconds, watch.sensors, watch.guard, watch.look, watch.us
+        )
+        watch.calls = sum(block.runs for block in found.blocks)
+    runs = tuple(Run(watch.us(start), round((end - start) / 1e3, 3)) for start, end in found.rows)
+    bind, first = (watch.phases[index].duration_us for index in (-4, -3))
+    watch.repeated += found.repeated
+    if not found.whole:
+        took = sum(block.duration_us for block in found.blocks if block.kept) / 1e6
+        watch.warnings.append(f"{name} was stopped after {len(runs)} runs and {took:.1f} s, short of what was asked for.")
+    if found.stayed_hot:
+        watch.stayed_hot = True
+        why = ", ".join(dict.fromkeys(reason for block in found.blocks if block.kept for reason in block.spoiled))
+        watch.warnings.append(f"{name} was measured while the device held its clock back ({why}): its times are too long.")
     return EntryMeasurement(
         entry=name,
         inputs={spec.name: value.shape for spec, value in zip(record.inputs, inputs, strict=True)},
@@ -201,59 +256,47 @@ def _measure(
         operators=(),
         cost=record.cost,
         errors=_verified(record),
-    ), None if whole else short
+        blocks=tuple(found.blocks),
+    )
 
 
-def _warm_up(call: Callable[[], object], seconds: float) -> int:
-    """Call it for ``seconds`` and ``WARMUP_CALLS`` times, but not for much longer than a slow model deserves."""
-    begun = time.perf_counter()
-    calls = 0
-    while True:
-        call()
-        calls += 1
-        took = time.perf_counter() - begun
-        if (took >= seconds and calls >= WARMUP_CALLS) or took >= max(seconds, MOST_WARMUP):
-            return calls
-
-
-def _timed(call: Callable[[], object], runs: int, seconds: float) -> tuple[list[tuple[int, int]], bool]:
-    """(start, end) in nanoseconds of each call, until there are ``runs`` of them and ``seconds`` have passed.
-
-    The second value is False if a limit stopped it before.
-    """
-    now = time.perf_counter_ns
-    rows: list[tuple[int, int]] = []
-    gc.collect()
-    gc.disable()
-    try:
-        begun = now()
-        enough, most = begun + int(seconds * 1e9), begun + int(max(MOST_SECONDS, 2 * seconds) * 1e9)
-        most_runs = max(MOST_RUNS, runs)
-        while True:
-            start = now()
-            call()
-            end = now()
-            rows.append((start, end))
-            if end >= enough and len(rows) >= runs:
-                return rows, True
-            if len(rows) >= most_runs or (end >= most and len(rows) >= LEAST_RUNS):
-                return rows, False
-    finally:
-        gc.enable()
+def _with_energy(
+    session: Session,
+    records: Sequence[EntryRecord],
+    inputs: dict[str, list[np.ndarray]],
+    entries: list[EntryMeasurement],
+    watch: _Watch,
+) -> list[EntryMeasurement]:
+    """``entries`` with the energy of a run each, where the device has a meter."""
+    meter = watch.meter
+    if not isinstance(meter, Meter):
+        return entries
+    with watch.phase("idle power"):
+        watch.idle_watts = timing.idle_watts(meter)
+    found = []
+    for record, entry in zip(records, entries, strict=True):
+        call = session.bind(record, inputs[record.name])
+        with watch.phase("energy", record.name):
+            energy: Energy | None = timing.metered(call, meter, watch.idle_watts, entry.latency.p50_us)
+            watch.calls = energy.runs if energy else 0
+        if energy is None:
+            watch.warnings.append(f"the energy meter failed while {record.name} ran: profile again.")
+        found.append(msgspec.structs.replace(entry, energy=energy))
+    return found
 
 
 def _operators(
-    session: Session, record: EntryRecord, inputs: list[np.ndarray], latency: Latency, clock: _Clock
+    session: Session, record: EntryRecord, inputs: list[np.ndarray], latency: Latency, watch: _Watch
 ) -> list[OperatorTime]:
     """The per-operator table; of a few passes the least disturbed: one interruption can outweigh all operators."""
-    runs = int(min(max(OPERATOR_SECONDS * 1e6 / latency.p50_us, LEAST_RUNS), OPERATOR_RUNS))
+    runs = int(min(max(OPERATOR_SECONDS * 1e6 / latency.p50_us, timing.LEAST_RUNS), OPERATOR_RUNS))
     passes: list[list[OperatorTime]] = []
-    with clock.phase("operators", record.name):
+    with watch.phase("operators", record.name):
         while len(passes) < OPERATOR_PASSES:
             passes.append(session.operators(record, inputs, runs))
             if _per_run(passes[-1]) < UNDISTURBED * latency.p50_us:
                 break
-        clock.calls = runs * len(passes)
+        watch.calls = runs * len(passes)
     return min(passes, key=_per_run)
 
 
@@ -282,19 +325,3 @@ def _versions(kind: type[Session]) -> dict[str, str]:
             if known:
                 found[name] = str(known)
     return found
-
-
-def _resident() -> tuple[int, int]:
-    """(resident set now, its high-water mark) of this process in bytes; VmRSS and VmHWM of proc(5)."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines())
-    now, peak = (int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
-    return now, peak
-
-
-def _reset_peak() -> bool:
-    """Set VmHWM to VmRSS ("5" to clear_refs, proc(5)); False where the kernel or the container forbids it."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return False
-    return True

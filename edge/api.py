@@ -11,20 +11,25 @@ import msgspec
 
 from edge._version import __version__
 from edge.bundle import MANIFEST, Bundle, open_bundle, sha256_file
+from edge.conditions import Figure
 from edge.devices import facts
 from edge.devices.base import Device, find_device
 from edge.devices.harness import Profiled, ProfileRequest, RoofFound, RoofRequest
 from edge.devices.roofline import bound
-from edge.errors import UsageError
+from edge.errors import EdgeError, UsageError
 from edge.errorstats import compare_all
-from edge.measurement import BundleFacts, EntryCheck, Measurement, Roof, Settings
+from edge.families.base import get_family
+from edge.manifest import Manifest
+from edge.measurement import BundleFacts, EntryCheck, EntryMeasurement, Measurement, Roof, Settings
 from edge.progress import Progress
 from edge.runtimes.base import Session, session_class, usable_cores
 
 #: Seconds that a profile may take before it counts as hung, beyond the time asked for: slow boards take a minute to
-#: import torch, and a slow model has its own limit (``edge.devices.harness.MOST_SECONDS``).
+#: import torch, and a slow model has its own limit (``edge.devices.timing.MOST_SECONDS``).
 PATIENCE = 600.0
 ROOF_PATIENCE = 180.0
+#: Seconds that a profile may wait for a hot device to cool down.
+COOL_SECONDS = 120.0
 
 
 def load(path: Path | str, *, threads: int | None = None) -> Session:
@@ -69,17 +74,23 @@ def profile(
     device: str = "local",
     operators: bool = True,
     roofline: bool = True,
+    cool_seconds: float = COOL_SECONDS,
+    energy: bool = True,
     timeout: float | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
     """Measure the bundle at ``path`` in a fresh process on ``device``.
 
     Every entry (or those in ``entries``) is run on its first stored sample at least ``runs`` times and ``seconds``
-    seconds. ``operators`` adds the per-operator pass, ``roofline`` what the machine could do at most. Raises as
-    ``load`` does, and DeviceError if the process dies or takes more than ``timeout`` seconds.
+    seconds. ``operators`` adds the per-operator pass, ``roofline`` what the machine could do at most, ``energy`` the
+    passes for the device's energy meter, if it has one. Where the device says its temperature, timed runs begin when it
+    is as cool as when idle, which is waited for ``cool_seconds`` at most (0: not at all). Raises as ``load`` does, and
+    DeviceError if the process dies or takes more than ``timeout`` seconds.
     """
-    if runs < 1 or seconds < 0:
-        raise UsageError(f"profiling needs at least 1 run and no negative time, not {runs} runs and {seconds} s.")
+    if runs < 1 or seconds < 0 or cool_seconds < 0:
+        raise UsageError(
+            f"profiling needs at least 1 run and no negative time, not {runs} runs, {seconds} s and {cool_seconds} s to cool."
+        )
     found = find_device(device)
     opened = open_bundle(path)
     manifest = opened.manifest
@@ -90,9 +101,9 @@ def profile(
     asked = len(entries) or len(manifest.entries)
     request = ProfileRequest(
         device=device, bundle=str(opened.path.resolve()), threads=used, entries=tuple(entries), runs=runs,
-        seconds=seconds, operators=operators,
+        seconds=seconds, operators=operators, cool_seconds=cool_seconds, energy=energy,
     )
-    profiled = found.work(request, timeout or PATIENCE + 4 * asked * max(seconds, 1.0), progress)
+    profiled = found.work(request, timeout or PATIENCE + cool_seconds + 4 * asked * max(seconds, 1.0), progress)
     assert isinstance(profiled, Profiled)
     roof = _roof(found, used, progress) if roofline else None
     measured = profiled.entries
@@ -115,7 +126,17 @@ def profile(
         roof=roof,
         warnings=(*facts.warnings(profiled.facts, used), *profiled.warnings),
         conditions=profiled.conditions,
+        figures=_figures(manifest, measured),
     )
+
+
+def _figures(manifest: Manifest, entries: Sequence[EntryMeasurement]) -> tuple[Figure, ...]:
+    """What the times mean for the family's task; nothing for a family that this edge does not know."""
+    try:
+        family = get_family(manifest.family)
+    except EdgeError:
+        return ()
+    return family.figures(manifest, {entry.entry: entry for entry in entries})
 
 
 def _load(opened: Bundle, threads: int | None) -> Session:

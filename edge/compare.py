@@ -2,8 +2,8 @@
 
 Bundles are profiled now, in rounds: every round measures each of them once, each time in a process of its own, and
 every other round goes backwards, so that a machine that warms up or slows down does so for all. Saved profiles (what
-`edge profile --json` wrote) take part as they are. The first side is what the others are compared with; a ratio above 1
-means faster than the first.
+`edge profile --json` wrote) and kept results (by the ID that `edge results` lists) take part as they are. The first
+side is what the others are compared with; a ratio above 1 means faster than the first.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edge import api
+from edge import api, results
 from edge.bundle import open_bundle
 from edge.errors import UsageError
 from edge.measurement import BundleFacts, EntryMeasurement, Measurement
@@ -94,7 +94,7 @@ def compare(
     seconds: float = 0.5,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Compare bundles (folders) and saved profiles (files).
+    """Compare bundles (folders), saved profiles (files) and kept results (their IDs).
 
     Each bundle is profiled ``rounds`` times for at least ``runs`` runs and ``seconds`` seconds per entry point, all
     with the same number of threads. Raises what ``edge.profile`` raises, and UsageError for fewer than two sides.
@@ -105,7 +105,7 @@ def compare(
         raise UsageError(f"comparing needs at least 1 round, not {rounds}.")
     paths = [Path(source) for source in sources]
     progress = progress or Progress()
-    measured: list[list[Measurement]] = [[] if _is_bundle(path) else [jsonfile.load(path)] for path in paths]
+    measured: list[list[Measurement]] = [[] if _is_bundle(path) else _saved(path) for path in paths]
     live = [index for index, path in enumerate(paths) if _is_bundle(path)]
     if live:
         used = threads or _common_threads([paths[index] for index in live])
@@ -226,9 +226,23 @@ def _warnings(
 
 
 def _is_bundle(path: Path) -> bool:
-    if not path.exists():
-        raise UsageError(f"there is nothing at {path}: give bundles, or files that `edge profile --json` wrote.")
-    return path.is_dir()
+    if path.exists():
+        return path.is_dir()
+    if not _is_result(path):
+        raise UsageError(
+            f"there is nothing at {path}: give bundles, files that `edge profile --json` wrote, or IDs of `edge results`."
+        )
+    return False
+
+
+def _is_result(path: Path) -> bool:
+    """Whether ``path`` is no path but the ID of a kept result, or the beginning of one."""
+    return len(path.parts) == 1 and any(name.startswith(path.name) for name in results.identities())
+
+
+def _saved(path: Path) -> list[Measurement]:
+    """What a file holds, one measurement a round, or the result of that ID."""
+    return jsonfile.load_all(path) if path.exists() else [results.load(path.name)]
 
 
 def _common_threads(bundles: Sequence[Path]) -> int:

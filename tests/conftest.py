@@ -23,10 +23,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """EDGE_CACHE points at a temporary folder, so that no test reads or fills the user's cache."""
+    """EDGE_CACHE and EDGE_RESULTS point at temporary folders, so that no test reads or fills the user's."""
     folder = tmp_path_factory.mktemp("edge-cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGE_CACHE", str(folder))
+        patch.setenv("EDGE_RESULTS", str(tmp_path_factory.mktemp("edge-results")))
         yield folder
 
 

@@ -18,8 +18,9 @@ from tiny import SHAPES, make_bundle
 
 import edge
 from edge.devices import facts, roofline
-from edge.devices.harness import Profiled, ProfileRequest, RoofFound, RoofRequest, _timed, _warm_up
+from edge.devices.harness import Profiled, ProfileRequest, RoofFound, RoofRequest
 from edge.devices.local import COMMAND, converse
+from edge.devices.timing import timed, warm_up
 from edge.errors import BundleError, DeviceError, EdgeError, UsageError
 from edge.manifest import Cost
 from edge.measurement import Latency, Measurement, Roof
@@ -152,29 +153,29 @@ def test_a_folder_of_the_users_is_not_imported(bundle: Path, tmp_path: Path, mon
 
 
 def test_the_loop_stops_when_both_are_reached() -> None:
-    rows, whole = _timed(lambda: None, runs=7, seconds=0.0)
+    rows, whole = timed(lambda: None, runs=7, seconds=0.0)
     assert (len(rows), whole) == (7, True)
-    rows, whole = _timed(lambda: time.sleep(0.002), runs=2, seconds=0.05)
+    rows, whole = timed(lambda: time.sleep(0.002), runs=2, seconds=0.05)
     assert whole and rows[-1][1] - rows[0][0] >= 0.045e9
     assert all(end - start >= 2e6 for start, end in rows)
 
 
 def test_the_loop_gives_up_on_a_slow_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge.devices.harness.MOST_SECONDS", 0.02)
-    monkeypatch.setattr("edge.devices.harness.MOST_WARMUP", 0.02)
-    rows, whole = _timed(lambda: time.sleep(0.01), runs=1000, seconds=0.0)
+    monkeypatch.setattr("edge.devices.timing.MOST_SECONDS", 0.02)
+    monkeypatch.setattr("edge.devices.timing.MOST_WARMUP", 0.02)
+    rows, whole = timed(lambda: time.sleep(0.01), runs=1000, seconds=0.0)
     assert not whole and 3 <= len(rows) < 10
-    assert 1 <= _warm_up(lambda: time.sleep(0.03), seconds=0.01) < 5
+    assert 1 <= warm_up(lambda: time.sleep(0.03), seconds=0.01) < 5
 
 
 def test_garbage_collection_is_off_while_timing_and_on_after() -> None:
     import gc
 
     seen = set()
-    _timed(lambda: seen.add(gc.isenabled()), runs=3, seconds=0.0)
+    timed(lambda: seen.add(gc.isenabled()), runs=3, seconds=0.0)
     assert seen == {False} and gc.isenabled()
     with pytest.raises(ZeroDivisionError):
-        _timed(lambda: 1 / 0, runs=3, seconds=0.0)
+        timed(lambda: 1 / 0, runs=3, seconds=0.0)
     assert gc.isenabled()
 
 

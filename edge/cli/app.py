@@ -18,6 +18,7 @@ from edge.cli import (
     init,
     models,
     profile,
+    results,
     run,
     targets,
     verify,
@@ -63,4 +64,5 @@ app.command("eval", short_help="Tell how well a language model predicts your tex
 app.command("annotate", short_help="Click on a picture in the browser: interformer.")(annotate.annotate)
 app.command("profile", short_help="Measure speed and memory, down to the operators.")(profile.profile)
 app.command("compare", short_help="Put bundles or profiles side by side.")(compare.compare)
+app.command("results", short_help="List what was measured before.")(results.results)
 app.command("convert", short_help="Write a language model as GGUF, for llama.cpp.")(convert.convert)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edge.cli.options import BundleArgument, DeviceOption, ThreadsOption
+
+if TYPE_CHECKING:
+    from edge.measurement import Measurement
 
 
 def profile(
@@ -21,6 +24,10 @@ def profile(
     seconds: Annotated[
         float, typer.Option("--seconds", metavar="T", min=0.0, help="And at least so many seconds of each.")
     ] = 1.0,
+    cool: Annotated[
+        float,
+        typer.Option("--cool", metavar="T", min=0.0, help="Wait so many seconds at most for a hot device; 0: not at all."),
+    ] = 120.0,
     json: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write everything that was measured; - is stdout.")
     ] = None,
@@ -28,8 +35,12 @@ def profile(
         Path | None, typer.Option("--trace", metavar="FILE", help="Write a Chrome trace (ui.perfetto.dev opens it).")
     ] = None,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with charts.")] = None,
+    keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Keep the result for `edge results`.")] = True,
 ) -> None:
     """Measure a bundle in a fresh process: load time, latency percentiles, memory, per-operator times, roofline.
+
+    Where the device can say so: clock, temperature and throttling around the runs, and the energy of one. A device that
+    is hot is waited for, and runs that throttling spoiled are repeated.
 
     \b
     Examples:
@@ -55,6 +66,7 @@ def profile(
             runs=runs,
             seconds=seconds,
             device=device,
+            cool_seconds=cool,
             progress=progress,
         )
     on_stdout = json is not None and str(json) == "-"
@@ -68,6 +80,24 @@ def profile(
         chrome.save(measurement, trace)
     if html is not None:
         page.save(measurement, html)
+    if keep:
+        _keep(measurement, quiet=on_stdout)
     for path in (None if on_stdout else json, trace, html):
         if path is not None and not on_stdout:
             print(f"wrote {path}")
+
+
+def _keep(measurement: Measurement, quiet: bool) -> None:
+    """Store the result. A folder that cannot be written costs the user a line, not the measurement."""
+    import sys
+
+    from edge import results
+    from edge.errors import StorageError
+
+    try:
+        name = results.keep(measurement)
+    except StorageError as error:
+        print(f"edge: warning: the result is not kept: {error}", file=sys.stderr)
+        return
+    if not quiet:
+        print(f"kept as {name} (see `edge results`)")

@@ -25,6 +25,9 @@ from edge.spec import DEFAULT_TOLERANCE, DynamicDim, Scheme, TensorSpec, Toleran
 if TYPE_CHECKING:
     from torch import nn
 
+    from edge.conditions import Figure
+    from edge.manifest import Manifest
+    from edge.measurement import EntryMeasurement
     from edge.progress import Progress
     from edge.runtimes.base import Session
     from edge.tasks import Perplexity, Task
@@ -120,6 +123,10 @@ class ModelFamily(ABC):
     def tasks(self) -> Mapping[str, Task]:
         """The tasks that ``edge run`` offers for this family's bundles, by name. Needs no torch."""
         return {}
+
+    def figures(self, manifest: Manifest, entries: Mapping[str, EntryMeasurement]) -> tuple[Figure, ...]:
+        """What the measured ``entries``, by name, mean for the family's task: tokens/s, say. Needs no torch."""
+        return ()
 
     def perplexity(self, session: Session, text: str, progress: Progress) -> Perplexity:
         """How well a bundle of this family predicts ``text``; UsageError for what is no language model."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -35,11 +36,26 @@ def save(measurement: Measurement, path: Path) -> None:
     write_atomically(path, encode(measurement))
 
 
+def save_all(measurements: Sequence[Measurement], path: Path) -> None:
+    """Write ``path``, one measurement a line. Raises StorageError."""
+    write_atomically(path, b"".join(encode(measurement) for measurement in measurements))
+
+
 def load(path: Path) -> Measurement:
-    """Read ``path``. Raises InputError."""
+    """Read the one measurement at ``path``. Raises InputError."""
+    return decode(_read(path), str(path))
+
+
+def load_all(path: Path) -> list[Measurement]:
+    """Read ``path``, which has a measurement on each line, one for each process that measured. Raises InputError."""
+    lines = [line for line in _read(path).splitlines() if line.strip()]
+    if len(lines) <= 1:
+        return [load(path)]
+    return [decode(line, f"{path}, line {number},") for number, line in enumerate(lines, 1)]
+
+
+def _read(path: Path) -> bytes:
     try:
-        raw = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}): check the path.") from error
-    return decode(raw, str(path))
-

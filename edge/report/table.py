@@ -10,8 +10,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from edge.conditions import Conditions
 from edge.measurement import EntryCheck, EntryMeasurement, Measurement
-from edge.report import units
+from edge.report import summary, units
 
 #: Operators to list for each entry point.
 TOP = 8
@@ -28,11 +29,14 @@ def render(measurement: Measurement) -> RenderableType:
         "",
         _latency(measurement),
         "",
-        _facts(measurement),
     ]
+    if measurement.figures:
+        parts += [_figures(measurement), ""]
+    parts.append(_facts(measurement))
     for entry in measurement.entries:
         if entry.operators:
             parts += ["", _operators(entry)]
+    parts += ["", _conditions(measurement.conditions)]
     notes = [f"{entry.entry}: {entry.bound.note}" for entry in measurement.entries if entry.bound]
     if notes:
         parts += ["", *(Text(note, style="dim") for note in dict.fromkeys(notes))]
@@ -58,7 +62,8 @@ def render_checks(checks: Sequence[EntryCheck]) -> RenderableType:
 
 def _latency(measurement: Measurement) -> Table:
     figures = ("p50>", "p90>", "p99>", "min>", "mean>", "runs>", "first run>", "of roofline>", "error>")
-    table = _table("entry point", *figures)
+    metered = any(entry.energy for entry in measurement.entries)
+    table = _table("entry point", *figures, *(["a run>"] if metered else []))
     for entry in measurement.entries:
         latency = entry.latency
         table.add_row(
@@ -67,6 +72,7 @@ def _latency(measurement: Measurement) -> Table:
             f"{latency.runs:,}", units.duration(entry.first_us),
             f"{units.percent(entry.bound.share)} {entry.bound.kind}" if entry.bound else "-",
             units.error(max(output.relative for output in entry.errors)) if entry.errors else "-",
+            *([units.energy(entry.energy.joules) if entry.energy else "-"] if metered else []),
         )
     return table
 
@@ -83,6 +89,8 @@ def _facts(measurement: Measurement) -> Table:
         f"{units.size(memory.peak)} at its peak: {units.size(memory.baseline)} Python, "
         f"{units.size(max(memory.imported - memory.baseline, 0))} runtime, {units.size(memory.model)} the model",
     )
+    if memory.peak_pss is not None:
+        table.add_row("", f"{units.size(memory.peak_pss)} proportional (PSS): pages shared with other processes by part")
     total = units.size(bundle.total_bytes)
     table.add_row("size", f"{units.size(bundle.artifact_bytes)} of artifacts, {total} the whole bundle")
     for metric in bundle.metrics:
@@ -93,6 +101,26 @@ def _facts(measurement: Measurement) -> Table:
             "machine",
             f"{units.digits(roof.bandwidth_gbs)} GB/s read, {units.digits(roof.peak_gflops)} GFLOP/s float32, measured",
         )
+    return table
+
+
+def _figures(measurement: Measurement) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(justify="right", style="bold")
+    table.add_column(style="dim")
+    for figure in measurement.figures:
+        table.add_row(escape(figure.name), f"{units.digits(figure.value)} {escape(figure.unit)}", escape(figure.method))
+    return table
+
+
+def _conditions(conditions: Conditions) -> Table:
+    """What the sensors said, or why they did not; one row each."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column()
+    for name, found in summary.conditions(conditions):
+        table.add_row(name, escape(found))
     return table
 
 

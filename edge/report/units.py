@@ -57,6 +57,19 @@ def error(value: float) -> str:
     return "unbounded" if value >= UNBOUNDED else f"{value:.1e}"
 
 
+def energy(joules: float) -> str:
+    """Joules as "12.3 µJ", "4.56 mJ" or "7.89 J"."""
+    for factor, unit in ((1e-6, "µJ"), (1e-3, "mJ")):
+        if joules < 999.5 * factor:
+            return f"{digits(joules / factor)} {unit}"
+    return f"{digits(joules)} J"
+
+
+def plural(number: int, word: str) -> str:
+    """ "1 block", "2 blocks"."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
 def digits(value: float) -> str:
     """Three significant digits, never in exponent form: 0.123, 1.23, 12.3, 123."""
     if value == 0:

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from edge import checkpoints
+from edge.conditions import Figure
 from edge.families.base import Arrays, EntryPoint, Metric, Model, ModelFamily, Run, Source
 from edge.families.interformer import samples
 from edge.families.interformer.config import LABELS, VARIANTS, InterFormerConfig
@@ -23,6 +24,9 @@ from edge.tasks import Task
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from edge.manifest import Manifest
+    from edge.measurement import EntryMeasurement
 
 DEMO = "interformer"
 PARTS = ("encode", "click")
@@ -69,6 +73,17 @@ class InterFormerFamily(ModelFamily):
                 "parameters/encode": float(_parameters(model.backbone)),
                 "parameters/click": float(_parameters(model.neck) + _parameters(model.decode_head)),
             },
+        )
+
+    def figures(self, manifest: Manifest, entries: Mapping[str, EntryMeasurement]) -> tuple[Figure, ...]:
+        meanings = {
+            "encode": ("time of a picture", "the median of encode, once for all clicks on a picture"),
+            "click": ("time of a click", "the median of click, without drawing the mask"),
+        }
+        return tuple(
+            Figure(name=name, value=entries[entry].latency.p50_us / 1e3, unit="ms", higher_is_better=False, method=method)
+            for entry, (name, method) in meanings.items()
+            if entry in entries
         )
 
     def tasks(self) -> Mapping[str, Task]:

@@ -33,7 +33,10 @@ from edge.spec import TensorSpec
 from edge.tasks import Perplexity, Task
 
 if TYPE_CHECKING:
+    from edge.conditions import Figure
     from edge.families.plm.deployed import Chunk
+    from edge.manifest import Manifest
+    from edge.measurement import EntryMeasurement
     from edge.runtimes.base import Session
 
 DEMO = readings.DEMO
@@ -98,6 +101,11 @@ class PLMFamily(ModelFamily):
 
     def perplexity(self, session: Session, text: str, progress: Progress) -> Perplexity:
         return measure_perplexity(session, text, progress)
+
+    def figures(self, manifest: Manifest, entries: Mapping[str, EntryMeasurement]) -> tuple[Figure, ...]:
+        from edge.families.plm.figures import figures
+
+        return figures(manifest, entries)
 
     def write_gguf(self, name: str, variant: str | None, source: Source, output: Path, kind: str) -> None:
         from edge.families.plm.gguf_file import write
