@@ -15,6 +15,7 @@ from edge.cli import (
     doctor,
     eval,
     export,
+    gate,
     init,
     models,
     profile,
@@ -65,4 +66,5 @@ app.command("annotate", short_help="Click on a picture in the browser: interform
 app.command("profile", short_help="Measure speed and memory, down to the operators.")(profile.profile)
 app.command("compare", short_help="Put bundles or profiles side by side.")(compare.compare)
 app.command("results", short_help="List what was measured before.")(results.results)
+app.command("gate", short_help="Fail a build whose bundle became slower.")(gate.gate)
 app.command("convert", short_help="Write a language model as GGUF, for llama.cpp.")(convert.convert)
