@@ -131,7 +131,7 @@ def _check(target: Target, path: Path) -> None:
     for field in ("cores", "threads", "ram_mb", "page_size"):
         if (value := getattr(target, field)) < 1:
             raise ConfigError(f"the profile {path} has {field} = {value}: it must be at least 1.")
-    for field in ("bandwidth_gbs", "peak_gflops"):
+    for field in ("bandwidth_gbs", "peak_gflops", "cache_kb"):
         figure = getattr(target, field)
         if figure is not None and figure <= 0:
             raise ConfigError(f"the profile {path} has {field} = {figure}: it must be above 0, or left out.")

@@ -93,7 +93,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["verify"], "Missing argument 'BUNDLE'"),
         (["profile", "x.edge", "--runs", "many"], "'--runs'"),
         (["profile", "x.edge", "--runs", "0"], "'--runs'"),
-        (["export", "tspulse"], "Give --target: android, cpu, rpi"),
+        (["export", "tspulse"], "Give --target: android, cpu, pixel-4a"),
         (["export", "tspulse", "--target", "rpy"], "did you mean rpi?"),
         (["export", "tspulse", "--target", "./none.toml"], "no target profile at ./none.toml"),
         (["export", "gpt5", "--target", "rpi"], "there is no model 'gpt5': choose one of "),

@@ -41,7 +41,7 @@ def test_tokens_per_second_are_what_generating_reaches(tmp_path: Path, capsys: p
     assert cli.invoke(said) == 0
     stats = json.loads(capsys.readouterr().out)
     # Generating also chooses tokens and writes the cache; on a machine that others use either may be disturbed.
-    assert 0.3 < stats["decode_tokens_per_second"] / figures["decode"].value < 1.6
+    assert 0.08 < stats["decode_tokens_per_second"] / figures["decode"].value < 1.6
 
     metered = [
         msgspec.structs.replace(
