@@ -16,8 +16,11 @@ from edge.devices import facts
 from edge.devices.base import Device, find_device
 from edge.devices.harness import Profiled, ProfileRequest, RoofFound, RoofRequest
 from edge.devices.roofline import bound
+from edge.devices.targets import load_target
 from edge.errors import EdgeError, UsageError
 from edge.errorstats import compare_all
+from edge.estimate import Estimate, measured, published
+from edge.estimate import estimate as make_estimate
 from edge.families.base import get_family
 from edge.manifest import Manifest
 from edge.measurement import BundleFacts, EntryCheck, EntryMeasurement, Measurement, Roof, Settings
@@ -127,6 +130,31 @@ def profile(
         warnings=(*facts.warnings(profiled.facts, used), *profiled.warnings),
         conditions=profiled.conditions,
         figures=_figures(manifest, measured),
+    )
+
+
+def estimate(
+    path: Path | str, *, target: str | None = None, threads: int | None = None, progress: Progress | None = None
+) -> Estimate:
+    """What the bundle at ``path`` may take on ``target`` (default: its own), from the target's published figures.
+
+    For ``cpu`` the limits of this machine are measured. Nothing of the bundle is run. Raises UsageError for a target
+    that does not say enough, ConfigError for one that is wrong, BundleError.
+    """
+    opened = open_bundle(path)
+    wanted = load_target(target) if target else opened.manifest.target
+    # A bundle for `cpu` was made on some machine: what is asked for is this one.
+    here = wanted.name == "cpu"
+    wanted = load_target("cpu") if here else wanted
+    if threads is not None and threads < 1:
+        raise UsageError(f"{threads} threads cannot run a model: give 1 or more.")
+    used = threads or wanted.threads
+    limits = measured(_roof(find_device("local"), used, progress or Progress())) if here else published(wanted)
+    if here:
+        # The measured peak is that of the threads in use.
+        wanted = msgspec.structs.replace(wanted, cores=used, threads=used)
+    return make_estimate(
+        opened.path.resolve().name, opened.manifest, opened.artifact_bytes, wanted, limits, used
     )
 
 

@@ -13,6 +13,7 @@ from edge.cli import (
     convert,
     devices,
     doctor,
+    estimate,
     eval,
     export,
     gate,
@@ -65,6 +66,7 @@ app.command("eval", short_help="Tell how well a language model predicts your tex
 app.command("annotate", short_help="Click on a picture in the browser: interformer.")(annotate.annotate)
 app.command("profile", short_help="Measure speed and memory, down to the operators.")(profile.profile)
 app.command("compare", short_help="Put bundles or profiles side by side.")(compare.compare)
+app.command("estimate", short_help="Estimate a bundle's speed on a target.")(estimate.estimate)
 app.command("results", short_help="List what was measured before.")(results.results)
 app.command("gate", short_help="Fail a build whose bundle became slower.")(gate.gate)
 app.command("convert", short_help="Write a language model as GGUF, for llama.cpp.")(convert.convert)
