@@ -27,6 +27,7 @@ from edge.devices.guard import Guard, remember_band, remembered_band
 from edge.devices.programs import Programs, local_programs
 from edge.devices.resident import proportional, reset_peak, resident, resident_now
 from edge.devices.sensors import Sensors
+from edge.devices.verifying import Verified, VerifyRequest
 from edge.errors import InputError, UnsupportedError
 from edge.manifest import EntryRecord, ErrorStats
 from edge.measurement import DeviceFacts, EntryMeasurement, Latency, Memory, Phase, Roof, Run
@@ -90,9 +91,9 @@ class RoofFound(msgspec.Struct, frozen=True, kw_only=True, tag="roof-found"):
     roof: Roof
 
 
-Request = ProfileRequest | RoofRequest
-Reply = Profiled | RoofFound
-Message = Began | Failed | Profiled | RoofFound
+Request = ProfileRequest | RoofRequest | VerifyRequest
+Reply = Profiled | RoofFound | Verified
+Message = Began | Failed | Profiled | RoofFound | Verified
 
 
 def profile(

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import subprocess
 import sys
-import tempfile
-import threading
 from collections.abc import Mapping, Sequence
-from typing import IO
 
-import msgspec
-
-from edge import errors
 from edge.devices.base import Device
-from edge.devices.harness import Began, Failed, Message, Reply, Request, RoofRequest
-from edge.errors import DeviceError, EdgeError
+from edge.devices.conversation import converse
+from edge.devices.harness import Reply, Request, RoofRequest
 from edge.progress import Progress
 
 #: -P: whatever lies in the user's current folder (an `edge/`, a `numpy.py`) must not be imported instead.
@@ -25,114 +16,20 @@ COMMAND = (sys.executable, "-P", "-m", "edge.devices.worker")
 
 
 class LocalDevice(Device):
+    def command(self, argv: Sequence[str]) -> tuple[str, ...]:
+        return tuple(argv)
+
     def work(self, request: Request, timeout: float, progress: Progress) -> Reply:
-        environment = dict(os.environ)
-        if isinstance(request, RoofRequest):
-            # numpy's BLAS reads its thread count once, when it is loaded.
-            for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-                environment[variable] = str(request.threads)
-        return converse(COMMAND, environment, request, timeout, progress)
+        """Without pushing anything: the bundle is here."""
+        return converse(COMMAND, {**os.environ, **worker_environment(request)}, request, timeout, progress)
 
 
-def converse(
-    command: Sequence[str], environment: Mapping[str, str], request: Request, timeout: float, progress: Progress
-) -> Reply:
-    """Start ``command``, a worker, hand it ``request`` and return its reply.
-
-    Raises what the worker refused, in its own class and sentence; DeviceError if it died, was killed by a signal, or
-    took more than ``timeout`` seconds. The worker and its children are gone when this returns, whichever way.
-    """
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
-        )
-        late = threading.Event()
-
-        def stop() -> None:
-            late.set()
-            _kill(process)
-
-        timer = threading.Timer(timeout, stop)
-        timer.start()
-        try:
-            last, final = _listen(process, request, progress)
-            if final is None:
-                # Not reaped yet, so that its number, which is its group's, cannot become another process'.
-                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        finally:
-            timer.cancel()
-            timer.join()
-            _kill(process)
-            status = process.wait()
-            for stream in (process.stdin, process.stdout):
-                if stream is not None:
-                    with contextlib.suppress(OSError):
-                        stream.close()
-        if isinstance(final, Failed):
-            raise _error(final)
-        if final is not None:
-            return final
-        during = f"during '{last}'" if last else "at its start"
-        if late.is_set():
-            raise DeviceError(f"the measuring process was stopped {during}, after {timeout:.0f} s: raise the timeout.")
-        raise DeviceError(f"the measuring process {_death(status)} {during}{_last_words(log)}.")
-
-
-def _listen(
-    process: subprocess.Popen[bytes], request: Request, progress: Progress
-) -> tuple[str, Failed | Reply | None]:
-    """Send the request, follow the phases; the last phase and the final message, None if the worker never sent one."""
-    assert process.stdin is not None and process.stdout is not None
-    last = ""
-    with contextlib.suppress(BrokenPipeError):  # it died before reading: its status says how
-        process.stdin.write(msgspec.json.encode(request))
-        process.stdin.close()
-    decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
-    for line in process.stdout:
-        try:
-            message = decoder.decode(line)
-        except msgspec.DecodeError:
-            break  # cut off in the middle of a line
-        if isinstance(message, Began):
-            last = message.phase
-            progress.stage(last)
-        else:
-            return last, message
-    return last, None
-
-
-def _error(failed: Failed) -> EdgeError:
-    """The worker's refusal as the class that it was raised as."""
-    kind = getattr(errors, failed.kind, None)
-    if isinstance(kind, type) and issubclass(kind, EdgeError) and kind is not errors.MissingDependencyError:
-        return kind(failed.sentence)
-    return EdgeError(failed.sentence)
-
-
-def _death(status: int) -> str:
-    if status >= 0:
-        return f"ended without an answer (exit status {status})"
-    try:
-        name = signal.Signals(-status).name
-    except ValueError:
-        name = f"signal {-status}"
-    if -status == signal.SIGKILL:
-        return f"was killed ({name}; out of memory is the usual cause)"
-    return f"died by {name}"
-
-
-def _last_words(log: IO[bytes]) -> str:
-    """The last line that the process printed, if any: a runtime's abort message is there."""
-    end = log.seek(0, os.SEEK_END)
-    log.seek(max(end - 4096, 0))
-    lines = [" ".join(line.split()) for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    return f" (it printed: {lines[-1][:200].rstrip('.')})" if lines else ""
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End the process that we started, and its children, which share its process group."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+def worker_environment(request: Request) -> Mapping[str, str]:
+    """Variables that a worker must be started with to answer ``request``."""
+    if not isinstance(request, RoofRequest):
+        return {}
+    # numpy's BLAS reads its thread count once, when it is loaded.
+    return dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(request.threads))
 
 
 DEVICE = LocalDevice

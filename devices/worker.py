@@ -14,8 +14,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from edge.devices import harness
+from edge.devices import harness, verifying
 from edge.devices.harness import Began, Failed, Message, ProfileRequest, Reply, Request
+from edge.devices.verifying import VerifyRequest
 from edge.errors import EdgeError
 
 
@@ -46,6 +47,8 @@ def main() -> int:
 def _answer(request: Request, began: Callable[[str], None]) -> Reply:
     if isinstance(request, ProfileRequest):
         return harness.profile(request, began)
+    if isinstance(request, VerifyRequest):
+        return verifying.verify(request, began)
     from edge.devices import roofline
 
     began("roofline")

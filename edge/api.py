@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,10 +14,11 @@ from edge.conditions import Figure
 from edge.devices import facts
 from edge.devices.base import Device, find_device
 from edge.devices.harness import Profiled, ProfileRequest, RoofFound, RoofRequest
+from edge.devices.local import LocalDevice
 from edge.devices.roofline import bound
 from edge.devices.targets import load_target
+from edge.devices.verifying import Verified, VerifyRequest, check_samples
 from edge.errors import EdgeError, UsageError
-from edge.errorstats import compare_all
 from edge.estimate import Estimate, measured, published
 from edge.estimate import estimate as make_estimate
 from edge.families.base import get_family
@@ -44,27 +44,21 @@ def load(path: Path | str, *, threads: int | None = None) -> Session:
     return _load(open_bundle(path), threads)
 
 
-def verify(path: Path | str, *, threads: int | None = None, device: str = "local") -> tuple[EntryCheck, ...]:
-    """Run the stored samples through the bundle and compare with the stored outputs of eager, entry by entry.
+def verify(
+    path: Path | str, *, threads: int | None = None, device: str = "local", progress: Progress | None = None
+) -> tuple[EntryCheck, ...]:
+    """Run the stored samples through the bundle on ``device`` and compare with the stored outputs of eager.
 
     Returns what was found, passed or not; raises as ``load`` does, and MismatchError for outputs of another shape.
     """
-    find_device(device)
+    found = find_device(device)
     opened = open_bundle(path)
-    session = _load(opened, threads)
-    checks = []
-    for entry in opened.manifest.entries:
-        pairs = [(expected, session.run(entry.name, inputs)) for inputs, expected in opened.samples(entry.name)]
-        if not pairs:
-            raise UsageError(f"{opened.path.name} has no stored samples of '{entry.name}' to verify: export it again.")
-        checks.append(EntryCheck(
-            entry=entry.name,
-            where=f"{opened.manifest.runtime.name} on this host ({platform.machine()})",
-            samples=len(pairs),
-            tolerance=entry.tolerance,
-            outputs=compare_all(pairs, entry.tolerance),
-        ))
-    return tuple(checks)
+    if isinstance(found, LocalDevice):
+        return check_samples(opened, _load(opened, threads), "this host")
+    request = VerifyRequest(device=device, bundle=str(opened.path.resolve()), threads=_threads(opened, threads, found))
+    verified = found.work(request, PATIENCE, progress or Progress())
+    assert isinstance(verified, Verified)
+    return verified.checks
 
 
 def profile(
@@ -99,7 +93,7 @@ def profile(
     manifest = opened.manifest
     for name in entries:
         manifest.entry(name)
-    used = _threads(opened, threads)
+    used = _threads(opened, threads, found)
     progress = progress or Progress()
     asked = len(entries) or len(manifest.entries)
     request = ProfileRequest(
@@ -171,9 +165,11 @@ def _load(opened: Bundle, threads: int | None) -> Session:
     return session_class(opened.manifest.runtime.name)(opened.path, opened.manifest, _threads(opened, threads))
 
 
-def _threads(opened: Bundle, threads: int | None) -> int:
+def _threads(opened: Bundle, threads: int | None, device: Device | None = None) -> int:
+    """As many as were asked for, or as the target uses, within the cores of where it runs."""
     if threads is None:
-        return max(min(opened.manifest.target.threads, usable_cores()), 1)
+        cores = usable_cores() if device is None or isinstance(device, LocalDevice) else device.facts().cores
+        return max(min(opened.manifest.target.threads, cores), 1)
     if threads < 1:
         raise UsageError(f"{threads} threads cannot run a model: give 1 or more.")
     return threads

@@ -36,6 +36,10 @@ def _quiet_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings of the person who runs the tests change nothing."""
     for variable in ("EDGE_DEBUG", "EDGE_TARGETS", "FORCE_COLOR", "NO_COLOR", "CLICOLOR_FORCE"):
         monkeypatch.delenv(variable, raising=False)
+    for variable in ("EDGE_SSH", "EDGE_DEVICE_DIR", "EDGE_DEVICE_PYTHON"):
+        monkeypatch.delenv(variable, raising=False)
+    # No phone that is plugged in here, and no adb server left behind.
+    monkeypatch.setenv("EDGE_ADB", "/nonexistent/adb")
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from edge.doctor import Status, allows, examine, read_requirements, required_by,
 from edge.errors import EdgeError
 
 COMMANDS = [
-    "models", "targets", "devices", "doctor", "init", "export", "verify", "run", "eval", "annotate", "profile", "compare", "estimate", "results", "gate",
+    "models", "targets", "devices", "device", "doctor", "init", "export", "verify", "run", "eval", "annotate", "profile", "compare", "estimate", "results", "gate",
     "convert",
 ]  # fmt: skip
 PROGRAM = [sys.executable, "-c", "from edge.cli import main; main()"]

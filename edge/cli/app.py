@@ -11,6 +11,7 @@ from edge.cli import (
     annotate,
     compare,
     convert,
+    device,
     devices,
     doctor,
     estimate,
@@ -57,6 +58,7 @@ def edge(
 app.command("models", short_help="List what can be exported.")(models.models)
 app.command("targets", short_help="List what it can be exported for.")(targets.targets)
 app.command("devices", short_help="List where bundles can run from here.")(devices.devices)
+app.add_typer(device.app, name="device", short_help="Look after a device: remove what was pushed to it.")
 app.command("doctor", short_help="Check what is installed, and say what is missing.")(doctor.doctor)
 app.command("init", short_help="Write an edge.toml here.")(init.init)
 app.command("export", short_help="Make a bundle: capture, quantize, lower, verify, pack.")(export.export)

@@ -10,18 +10,28 @@ from edge.cli.options import JsonFlag
 if TYPE_CHECKING:
     from edge.devices.host import HostFacts
 
+#: What each state of `adb devices` asks for; a device that is ready asks for nothing.
+ADB_STEPS = {
+    "unauthorized": "unlock it and allow USB debugging",
+    "offline": "unplug it and plug it in again",
+    "no permissions": "see the udev rules of https://developer.android.com/tools/device",
+}
+
 
 @dataclass(frozen=True)
 class DeviceRow:
-    """A device as ``--json`` prints it."""
+    """A device as ``--json`` prints it; ``facts`` and ``python`` are known of this machine without asking."""
 
     name: str
-    facts: HostFacts
-    python: str
+    state: str
+    facts: HostFacts | None = None
+    python: str | None = None
 
 
 def devices(json: JsonFlag = False) -> None:
-    """List the devices that bundles can run on from here, with their facts.
+    """List the devices that bundles can run on from here: this machine and what adb sees.
+
+    Boards that ssh reaches are not listed: name them, ssh://user@host. `edge doctor --device D` asks one what it has.
 
     \b
     Examples:
@@ -31,27 +41,38 @@ def devices(json: JsonFlag = False) -> None:
     import platform
 
     from edge.cli.output import print_json, print_table
+    from edge.devices.adb import attached
     from edge.devices.host import host_facts
 
-    local = DeviceRow(name="local", facts=host_facts(), python=platform.python_version())
+    rows = [DeviceRow("local", "ready", host_facts(), platform.python_version())]
+    for found in attached():
+        state = "ready" if found.state == "device" else found.state
+        rows.append(DeviceRow(f"adb:{found.serial}", state))
     if json:
-        print_json([local])
+        print_json(rows)
         return
-    facts = local.facts
     print_table(
-        ("device", "model", "CPU", "cores", "RAM", "page", "system", "libc"),
-        [
-            (
-                local.name,
-                facts.model,
-                " ".join((facts.cpu, *facts.features)),
-                str(facts.cores),
-                f"{facts.ram_mb / 1024:.0f} GB",
-                f"{facts.page_size // 1024} KB",
-                facts.system,
-                facts.libc,
-            )
-        ],
+        ("device", "state", "model", "CPU", "cores", "RAM", "page", "system", "libc"),
+        [_cells(row) for row in rows],
         right=("cores", "RAM", "page"),
-        wrap=("model", "CPU", "system"),
+        wrap=("state", "model", "CPU", "system"),
+    )
+    print("\nA board by ssh is named by you: --device ssh://user@host[:port].")
+
+
+def _cells(row: DeviceRow) -> tuple[str, ...]:
+    facts = row.facts
+    if facts is None:
+        step = next((step for state, step in ADB_STEPS.items() if row.state.startswith(state)), "")
+        return (row.name, f"{row.state}: {step}" if step else row.state, *[""] * 7)
+    return (
+        row.name,
+        row.state,
+        facts.model,
+        " ".join((facts.cpu, *facts.features)),
+        str(facts.cores),
+        f"{facts.ram_mb / 1024:.0f} GB",
+        f"{facts.page_size // 1024} KB",
+        facts.system,
+        facts.libc,
     )

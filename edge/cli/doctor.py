@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from edge.cli.options import JsonFlag
 
@@ -12,21 +15,33 @@ if TYPE_CHECKING:
     from edge.doctor import Check
 
 
-def doctor(json: JsonFlag = False) -> None:
+def doctor(
+    device: Annotated[
+        str, typer.Option("--device", metavar="D", help="Examine this device instead (see `edge devices`).")
+    ] = "local",
+    bundle: Annotated[
+        Path | None, typer.Option("--bundle", metavar="BUNDLE", help="With --device: can it load this bundle's code?")
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
     """Check Python, the packages of each extra, the compilers, the disk; say the next step for each lack.
 
-    Exit status 0 if the base works, whatever extras are missing.
+    Exit status 0 if the base works, whatever extras are missing; for a device, if it could be examined.
 
     \b
     Examples:
       edge doctor
       edge doctor --json
+      edge doctor --device ssh://pi@raspberrypi.local
+      edge doctor --device adb:R58M123ABC --bundle tspulse-android.edge
     """
     from edge.cli.output import print_json, print_table
     from edge.doctor import Status, examine, works
-    from edge.errors import EdgeError
+    from edge.errors import EdgeError, UsageError
 
-    checks = examine()
+    if bundle is not None and device == "local":
+        raise UsageError("--bundle asks whether a device can load it: name the device with --device.")
+    checks = examine() if device == "local" else _examine_device(device, bundle)
     if json:
         print_json(checks)
     else:
@@ -36,10 +51,17 @@ def doctor(json: JsonFlag = False) -> None:
             for line in _steps(steps):
                 print(f"  {line}")
         else:
-            print("\nEverything is here.")
+            print("\nEverything is here." if device == "local" else "\nEverything is there.")
     if not works(checks):
         lacking = next(check for check in checks if check.essential and check.status is not Status.OK)
         raise EdgeError(f"{lacking.name} is {lacking.found} (edge needs {lacking.needed}): {lacking.next_step}.")
+
+
+def _examine_device(address: str, bundle: Path | None) -> tuple[Check, ...]:
+    from edge.devices.base import find_device
+    from edge.devices.examine import examine_device
+
+    return examine_device(find_device(address).facts(), bundle)
 
 
 def _rows(checks: Sequence[Check]) -> list[tuple[str, str, str, str]]:

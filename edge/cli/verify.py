@@ -14,13 +14,16 @@ def verify(
     Examples:
       edge verify tspulse-rpi.edge
       edge verify tspulse-rpi.edge --threads 1 --json
+      edge verify tspulse-rpi.edge --device ssh://pi@raspberrypi.local
     """
     from edge import api
     from edge.cli.output import print_json, show
+    from edge.cli.terminal import terminal_progress
     from edge.errors import MismatchError
     from edge.report.table import render_checks
 
-    checks = api.verify(bundle, threads=threads, device=device)
+    with terminal_progress() as progress:
+        checks = api.verify(bundle, threads=threads, device=device, progress=progress)
     if json:
         print_json(checks)
     else:

@@ -1,0 +1,159 @@
+"""Talking to a worker: a request as JSON in, messages as JSON lines out, whatever command starts it.
+
+The worker may be a child of this process or run on a device at the other end of one (ssh, adb). Then its standard input
+stays open, with a byte now and then as a sign of life (``Link``), so that it can be ended when nobody listens any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+import msgspec
+
+from edge import errors
+from edge.devices.base import LostError
+from edge.devices.harness import Began, Failed, Message, Reply, Request
+from edge.devices.lock import Beat
+from edge.errors import DeviceError, EdgeError
+from edge.progress import Progress
+
+
+@dataclass(frozen=True)
+class Link:
+    """The way to a worker on a device: who it is, and why the way broke, if it did (see ``Device.lost``)."""
+
+    address: str
+    lost: Callable[[int, str], str | None]
+    alive: Callable[[], bool]
+
+
+def converse(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    request: Request,
+    timeout: float,
+    progress: Progress,
+    link: Link | None = None,
+) -> Reply:
+    """Start ``command``, a worker or (with ``link``) the way to one, hand it ``request`` and return its reply.
+
+    Raises what the worker refused, in its own class and sentence; DeviceError if it died, was killed by a signal, or
+    took more than ``timeout`` seconds; LostError if the way to it broke. What was started here, with its children, is
+    gone when this returns, whichever way.
+    """
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+        )
+        late = threading.Event()
+
+        def stop() -> None:
+            late.set()
+            _kill(process)
+
+        timer = threading.Timer(timeout, stop)
+        timer.start()
+        try:
+            assert process.stdin is not None
+            with Beat(process.stdin) if link else contextlib.nullcontext():
+                last, final = _listen(process, request, progress, keep_open=link is not None)
+            if final is None:
+                # Not reaped yet, so that its number, which is its group's, cannot become another process'.
+                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        finally:
+            timer.cancel()
+            timer.join()
+            _kill(process)
+            status = process.wait()
+            for stream in (process.stdin, process.stdout):
+                if stream is not None:
+                    with contextlib.suppress(OSError):
+                        stream.close()
+        if isinstance(final, Failed):
+            raise _error(final)
+        if final is not None:
+            return final
+        during = f"during '{last}'" if last else "at its start"
+        if late.is_set():
+            raise DeviceError(f"the measuring process was stopped {during}, after {timeout:.0f} s: raise the timeout.")
+        if link is not None:
+            _check_link(link, status, during, log)
+            status = 128 - status if status > 128 else status  # a shell's way of telling a signal
+        raise DeviceError(f"the measuring process {_death(status)} {during}{_last_words(log)}.")
+
+
+def _listen(
+    process: subprocess.Popen[bytes], request: Request, progress: Progress, keep_open: bool
+) -> tuple[str, Failed | Reply | None]:
+    """Send the request, follow the phases; the last phase and the final message, None if the worker never sent one."""
+    assert process.stdin is not None and process.stdout is not None
+    last = ""
+    with contextlib.suppress(BrokenPipeError):  # it died before reading: its status says how
+        process.stdin.write(msgspec.json.encode(request) + b"\n")
+        process.stdin.flush()
+        if not keep_open:
+            process.stdin.close()
+    decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
+    for line in process.stdout:
+        try:
+            message = decoder.decode(line)
+        except msgspec.DecodeError:
+            break  # cut off in the middle of a line
+        if isinstance(message, Began):
+            last = message.phase
+            progress.stage(last)
+        else:
+            return last, message
+    return last, None
+
+
+def _check_link(link: Link, status: int, during: str, log: IO[bytes]) -> None:
+    """LostError if it was the way to the worker that ended, and not the worker."""
+    log.seek(0)
+    why = link.lost(status, log.read().decode("utf-8", "replace"))
+    if why is None and status <= 128 and not link.alive():
+        why = "does not answer any more: check it"
+    if why is not None:
+        raise LostError(f"the connection to {link.address} ended {during}; it {why}. Nothing was kept: run it again.")
+
+
+def _error(failed: Failed) -> EdgeError:
+    """The worker's refusal as the class that it was raised as."""
+    kind = getattr(errors, failed.kind, None)
+    if isinstance(kind, type) and issubclass(kind, EdgeError) and kind is not errors.MissingDependencyError:
+        return kind(failed.sentence)
+    return EdgeError(failed.sentence)
+
+
+def _death(status: int) -> str:
+    if status >= 0:
+        return f"ended without an answer (exit status {status})"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    if -status == signal.SIGKILL:
+        return f"was killed ({name}; out of memory is the usual cause)"
+    return f"died by {name}"
+
+
+def _last_words(log: IO[bytes]) -> str:
+    """The last line that the process printed, if any: a runtime's abort message is there."""
+    end = log.seek(0, os.SEEK_END)
+    log.seek(max(end - 4096, 0))
+    lines = [" ".join(line.split()) for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    return f" (it printed: {lines[-1][:200].rstrip('.')})" if lines else ""
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End the process that we started, and its children, which share its process group."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)

@@ -1,0 +1,125 @@
+"""How a device answers a request: by its own Python, or by edge's native runner.
+
+The Python route takes what is on the device already: Python, numpy, msgspec and the bundle's runtime; edge's own files
+are pushed. The native route takes nothing but the device's kernel and C library: the runner is pushed, reads the same
+request and writes the same messages. ONNX Runtime goes by Python; ExecuTorch and TVM go by Python where the device has
+them and by the runner elsewhere.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from edge.bundle import MANIFEST, sha256_file
+from edge.devices import elf
+from edge.devices.payload import worker_zip
+from edge.devices.probe import BoardFacts
+from edge.doctor import allows, read_requirements
+from edge.errors import DeviceError
+from edge.manifest import Manifest
+
+#: What each runtime needs on the device beside numpy and msgspec, by distribution.
+RUNTIME_PACKAGES: Mapping[str, tuple[str, ...]] = {
+    "onnx": ("onnxruntime",),
+    "executorch": ("torch", "executorch"),
+    "tvm": ("apache-tvm",),
+}
+BASE_PACKAGES = ("numpy", "msgspec")
+OLDEST_PYTHON = ">=3.11"
+RUNNER = "edge-runner"
+
+
+@dataclass(frozen=True)
+class Route:
+    """``files`` (name: file here) go to ``folder`` on the device; ``argv`` then starts the worker there."""
+
+    name: str
+    folder: str
+    files: Mapping[str, Path]
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+def choose_route(facts: BoardFacts, manifest: Manifest | None) -> Route:
+    """The route for a bundle, or for a request without one; DeviceError says what the device lacks."""
+    runtime = manifest.runtime.name if manifest else None
+    lack = lacking(facts, runtime)
+    if not lack:
+        return python_route(facts)
+    if runtime in ("executorch", "tvm"):
+        return native_route(facts, runtime, lack)
+    raise DeviceError(lack)
+
+
+def lacking(facts: BoardFacts, runtime: str | None) -> str:
+    """What keeps ``facts`` from running a bundle of ``runtime`` in Python, with the next step; "" if nothing does."""
+    if facts.python is None:
+        return f"{facts.address} has no python3: install Python 3.11 or newer there, or set EDGE_DEVICE_PYTHON to where it is."
+    if not allows(OLDEST_PYTHON, facts.python.version):
+        return (
+            f"the Python of {facts.address} is {facts.python.version} and edge needs 3.11 or newer: install one there and "
+            "set EDGE_DEVICE_PYTHON to its path."
+        )
+    wanted = (*BASE_PACKAGES, *(RUNTIME_PACKAGES.get(runtime, ()) if runtime else ()))
+    missing = [name for name in wanted if name not in facts.python.packages]
+    if missing:
+        return (
+            f"{facts.address} lacks {', '.join(missing)} for its {facts.python.path}: run there "
+            f"`{facts.python.path} -m pip install {' '.join(_pinned(name) for name in missing)}`."
+        )
+    return ""
+
+
+def python_route(facts: BoardFacts) -> Route:
+    """By the device's interpreter; edge's files come as a zip."""
+    assert facts.python is not None
+    source = worker_zip()
+    folder = f"{facts.folder}/worker"
+    return Route(
+        name="python",
+        folder=folder,
+        files={source.name: source},
+        argv=(facts.python.path, "-P", "-m", "edge.devices.worker"),
+        environment={"PYTHONPATH": f"{folder}/{source.name}", "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+
+
+def native_route(facts: BoardFacts, runtime: str, lack: str) -> Route:
+    """By the runner that edge builds for the device's architecture. DeviceError if there is none, or it cannot run there."""
+    try:
+        build = importlib.import_module("edge.runtimes.native.build")
+    except ModuleNotFoundError:
+        raise DeviceError(lack) from None
+    files: Mapping[str, Path] = build.runner_files(runtime, facts.triple)
+    for name, path in files.items():
+        elf.check(path, facts, name)
+    folder = f"{facts.folder}/runner/{elf.together(files)}"
+    return Route(
+        name="native",
+        folder=folder,
+        files=files,
+        argv=(f"{folder}/{RUNNER}",),
+        environment={"LD_LIBRARY_PATH": folder},
+    )
+
+
+def bundle_files(root: Path, manifest: Manifest) -> Mapping[str, Path]:
+    """What a device needs of the bundle at ``root``: its manifest and every file that it lists."""
+    return {MANIFEST: root / MANIFEST, **{record.path: root / record.path for record in manifest.files}}
+
+
+def bundle_folder(facts: BoardFacts, root: Path) -> str:
+    """Where the bundle goes on the device: by its content, so that another export is another folder."""
+    return f"{facts.folder}/bundles/{sha256_file(root / MANIFEST)[:32]}.edge"
+
+
+def _pinned(name: str) -> str:
+    """The requirement for ``name`` as edge's own metadata states it: 'onnxruntime>=1.32,<1.33'."""
+    for requirement in read_requirements(metadata.requires("edge") or []):
+        if requirement.name == name:
+            return f"'{name}{requirement.versions}'" if requirement.versions else name
+    return name

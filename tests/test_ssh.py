@@ -1,0 +1,151 @@
+"""A board by ssh, for real: OpenSSH's client and a real sshd on loopback, on this machine as the board.
+
+The same over an arm64 system is tests/test_arm64.py. What goes wrong between desk and board is tests/test_ssh_faults.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sshd
+from tiny import SHAPES, make_bundle
+
+import edge
+from edge import cli
+from edge.devices.base import LostError, find_device
+from edge.devices.host import host_facts
+from edge.errors import BundleError, DeviceError, UsageError
+from edge.progress import Progress
+
+pytestmark = pytest.mark.skipif(bool(sshd.lacking()), reason=sshd.lacking())
+
+
+class Listener(Progress):
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+
+    def stage(self, name: str) -> None:
+        self.stages.append(name)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sshd.Server]:
+    with sshd.serve(tmp_path_factory.mktemp("sshd")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "tiny.edge").path
+
+
+@pytest.fixture(autouse=True)
+def board(server: sshd.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The board's folder for edge: one a test, so that nothing is there yet."""
+    folder = tmp_path / "board"
+    monkeypatch.setenv("EDGE_SSH", server.client)
+    monkeypatch.setenv("EDGE_DEVICE_DIR", str(folder))
+    monkeypatch.setenv("EDGE_DEVICE_PYTHON", sys.executable)
+    return folder
+
+
+def test_a_board_says_what_it_is(server: sshd.Server, board: Path) -> None:
+    device = find_device(server.address)
+    assert device.alive()
+    facts, host = device.facts(), host_facts()
+    assert (facts.arch, facts.cpu, facts.features, facts.cores) == (host.arch, host.cpu, host.features, host.cores)
+    assert (facts.page_size, facts.libc, facts.ram_mb) == (host.page_size, host.libc, host.ram_mb)
+    assert facts.folder == str(board) and facts.free_bytes > 0 and facts.lacks == ()
+    assert facts.python is not None and "onnxruntime" in facts.python.packages
+    assert not board.exists(), "asking writes nothing"
+
+
+def test_a_bundle_is_verified_on_the_board(server: sshd.Server, bundle: Path, board: Path) -> None:
+    checks = edge.verify(bundle, device=server.address)
+    assert [check.entry for check in checks] == list(SHAPES)
+    for check in checks:
+        assert check.passed and check.samples == 2
+        assert check.where == f"onnx on {server.address} ({host_facts().arch})"
+    (copy,) = (board / "bundles").iterdir()
+    assert sorted(path.name for path in copy.iterdir()) == sorted(path.name for path in bundle.iterdir())
+
+
+def test_a_wrong_bundle_is_told_apart(server: sshd.Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = make_bundle(tmp_path / "wrong.edge", offset=1.0).path
+    assert cli.invoke(["verify", str(wrong), "--device", server.address]) == 2
+    assert "does not compute what the model does (small/y, wide/y)" in capsys.readouterr().err
+
+
+def test_a_bundle_is_measured_on_the_board(server: sshd.Server, bundle: Path) -> None:
+    listener = Listener()
+    measured = edge.profile(bundle, device=server.address, threads=1, runs=10, seconds=0.05, progress=listener)
+    assert measured.device.device == server.address
+    assert [entry.entry for entry in measured.entries] == list(SHAPES)
+    for entry in measured.entries:
+        assert len(entry.runs) >= 10 and entry.operators and entry.bound is not None
+    assert listener.stages[:2] == [f"connect to {server.address}", "push tiny.edge"]
+    assert "runs small" in listener.stages
+
+
+def test_what_is_there_is_not_sent_again(server: sshd.Server, bundle: Path, board: Path) -> None:
+    edge.verify(bundle, device=server.address)
+    files = {path: path.stat().st_mtime_ns for path in board.rglob("*") if path.is_file() and path.name != "lock"}
+    edge.verify(bundle, device=server.address)
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+    damaged = next(path for path in files if path.name == "small.onnx")
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    assert all(check.passed for check in edge.verify(bundle, device=server.address))
+    assert damaged.read_bytes() == (bundle / "small.onnx").read_bytes()
+
+
+def test_files_come_back(server: sshd.Server, bundle: Path, tmp_path: Path) -> None:
+    edge.verify(bundle, device=server.address)
+    device = find_device(server.address)
+    (copy,) = Path(device.facts().folder, "bundles").iterdir()
+    device.pull(f"{copy}/samples.npz", tmp_path / "back.npz")
+    assert (tmp_path / "back.npz").read_bytes() == (bundle / "samples.npz").read_bytes()
+    with pytest.raises(DeviceError, match="has no file"):
+        device.pull(f"{copy}/nothing", tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_refusal_on_the_board_keeps_its_class(
+    server: sshd.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = make_bundle(tmp_path / "newer.edge").path
+    manifest = newer / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"version": "1.32.0"', '"version": "99.0.0"'))
+    with pytest.raises(BundleError, match=r"made for onnxruntime 99\.0\.0"):
+        edge.verify(newer, device=server.address)
+
+
+def test_a_board_without_the_runtime_is_told_what_to_install(
+    server: sshd.Server, bundle: Path, board: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import venv
+
+    venv.create(tmp_path / "bare", symlinks=True)
+    monkeypatch.setenv("EDGE_DEVICE_PYTHON", str(tmp_path / "bare" / "bin" / "python3"))
+    with pytest.raises(DeviceError, match=r"lacks numpy, msgspec, onnxruntime .*pip install 'numpy>=2.*'onnxruntime") as caught:
+        edge.verify(bundle, device=server.address)
+    assert str(tmp_path / "bare" / "bin" / "python3") in str(caught.value)
+    monkeypatch.setenv("EDGE_DEVICE_PYTHON", str(tmp_path / "nowhere"))
+    with pytest.raises(DeviceError, match="has no python3"):
+        edge.verify(bundle, device=server.address)
+    assert not (board / "bundles").exists(), "nothing was pushed in vain"
+
+
+def test_a_board_that_is_off_is_told_in_one_sentence(server: sshd.Server) -> None:
+    nobody = find_device(server.through(sshd.free_port()))
+    assert not nobody.alive()
+    with pytest.raises(LostError, match=r"cannot be reached.*Connection refused.*try `ssh"):
+        nobody.facts()
+
+
+@pytest.mark.parametrize("address", ["ssh", "ssh:", "ssh://", "ssh:/x", "ssh://a:0", "ssh://a:70000", "ssh://u@", "local:1", "usb:1"])
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(UsageError, match=r"ssh://user@host\[:port\]"):
+        find_device(address)
