@@ -58,7 +58,6 @@ def edge(
 app.command("models", short_help="List what can be exported.")(models.models)
 app.command("targets", short_help="List what it can be exported for.")(targets.targets)
 app.command("devices", short_help="List where bundles can run from here.")(devices.devices)
-app.add_typer(device.app, name="device", short_help="Look after a device: remove what was pushed to it.")
 app.command("doctor", short_help="Check what is installed, and say what is missing.")(doctor.doctor)
 app.command("init", short_help="Write an edge.toml here.")(init.init)
 app.command("export", short_help="Make a bundle: capture, quantize, lower, verify, pack.")(export.export)
@@ -72,3 +71,4 @@ app.command("estimate", short_help="Estimate a bundle's speed on a target.")(est
 app.command("results", short_help="List what was measured before.")(results.results)
 app.command("gate", short_help="Fail a build whose bundle became slower.")(gate.gate)
 app.command("convert", short_help="Write a language model as GGUF, for llama.cpp.")(convert.convert)
+app.add_typer(device.app, name="device", short_help="Look after a device: remove what was pushed to it.")

@@ -8,11 +8,17 @@ import typer
 
 DeviceArgument = Annotated[str, typer.Argument(metavar="DEVICE", help="ssh://user@host[:port] or adb:SERIAL.")]
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False, help="Look after a device: remove what was pushed to it.")
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.callback(invoke_without_command=True)
 def device(context: typer.Context) -> None:
+    """Look after a device: remove what was pushed to it.
+
+    \b
+    Examples:
+      edge device clean ssh://pi@raspberrypi.local
+    """
     if context.invoked_subcommand is None:
         print(context.get_help())
 
