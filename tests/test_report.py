@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
+from edge.conditions import Block, Conditions, Energy, Figure, IdleBand, Reading
 from edge.errors import InputError
 from edge.manifest import Cost, ErrorStats, MetricRecord
 from edge.measurement import (
@@ -119,7 +121,28 @@ def full() -> Measurement:
         (operator("/up/MatMul", 0.0, 40.0, 0.4), operator(EVIL, 35.0, 30.0, 0.3), operator("/down", 70.0, 30.0, 0.3)),
     )
     second = entry("decode", [float(v) for v in 10 + generator.standard_exponential(1500)] + [500.0], start=2e6)
-    return measurement(first, second)
+    blocks = (
+        Block(start_us=9e5, duration_us=4000.0, runs=40, spoiled=("throttled",), kept=False),
+        Block(start_us=1e6, duration_us=4000.0, runs=40, waited_s=4.0),
+    )
+    energy = Energy(method="RAPL counters (package-0)", joules=0.0123, net_joules=0.004, watts=9.0, idle_watts=6.0, runs=9, seconds=1.0)
+    first = msgspec.structs.replace(first, blocks=blocks, energy=energy)
+    return msgspec.structs.replace(
+        measurement(first, second),
+        conditions=Conditions(
+            readings=(
+                Reading(at_us=-5.0, frequencies_mhz=(1800.0, 2400.0), temperature_c=45.0, throttled=()),
+                Reading(at_us=1e6, frequencies_mhz=(1800.0, 2400.0), temperature_c=47.0, rss_bytes=85 * MB),
+                Reading(at_us=2e6, frequencies_mhz=(1800.0, 2400.0), temperature_c=61.0, throttled=("throttled",)),
+            ),
+            sources={
+                "frequency": "cpufreq", "temperature": "cpu-thermal", "throttling": "vcgencmd get_throttled",
+                "energy": "RAPL counters (package-0)",
+            },
+            idle=IdleBand(low_c=44.0, high_c=47.0), waited_s=4.0, repeated=1,
+        ),
+        figures=(Figure(name="decode", value=12345.6, unit="tokens/s", higher_is_better=True, method="one over the median"),),
+    )
 
 
 def shown(renderable: RenderableType) -> str:
@@ -191,7 +214,7 @@ def test_no_two_events_of_a_track_cross(full: Measurement) -> None:
     for event in json.loads(trace.encode(full))["traceEvents"]:
         if event["ph"] == "X":
             tracks.setdefault(event["tid"], []).append((event["ts"], event["ts"] + event["dur"]))
-    assert len(tracks) == 3
+    assert len(tracks) == 4
     for events in tracks.values():
         events.sort()
         for (_, end), (start, _) in itertools.pairwise(events):
@@ -205,8 +228,20 @@ def test_trace_keeps_every_run_and_what_was_measured(full: Measurement) -> None:
     (moved,) = [event for event in events if event["name"] == EVIL]
     assert moved["args"]["measured_start_us"] == 35.0
     assert moved["ts"] == 9e6 + 40.0  # after /up/MatMul, which takes 40 us
-    counters = [event["args"]["MB"] for event in events if event["ph"] == "C"]
+    counters = [event["args"]["MB"] for event in events if event["name"] == "resident memory"]
     assert counters[:3] == [30.0, 60.0, 80.0]
+
+
+def test_trace_has_the_sensors_and_the_blocks(full: Measurement) -> None:
+    events = json.loads(trace.encode(full))["traceEvents"]
+    counted = {event["name"]: event["args"] for event in events if event["ph"] == "C" and event["ts"] == 2e6}
+    assert counted == {
+        "temperature": {"°C": 61.0}, "clock": {"cores 0 MHz": 1800.0, "cores 1 MHz": 2400.0}, "throttled": {"reasons": 1},
+    }
+    blocks = [event for event in events if event.get("cat") == "block"]
+    assert [block["name"] for block in blocks] == ["forward (run again)", "forward"]
+    assert blocks[0]["args"]["spoiled"] == "throttled" and blocks[1]["args"]["waited_s"] == 4.0
+    assert not [event for event in events if event["ph"] == "C" and event["ts"] < 0]
 
 
 # --- HTML
@@ -267,12 +302,18 @@ def test_page_says_the_figures(full: Measurement) -> None:
     assert "92.0 MB" in text  # peak memory
     assert "The machine was busy." in text
     assert "20.0 % (arithmetic)" in text
+    for wanted in (
+        "12,300 tokens/s", "12.3 mJ", "4.00 mJ above idle", "2400 MHz", "45.0 before, 45.0 to 61.0 during, 61.0 °C after",
+        "idle is 44.0 to 47.0", "waited 4 s", "1 block of runs repeated", "throttled (vcgencmd get_throttled)",
+    ):
+        assert wanted in text, wanted
     assert EVIL in text  # as text, not as an element: see the test above
 
 
 def test_every_drawing_is_xml_with_finite_places(full: Measurement) -> None:
     drawings = re.findall(r"<svg.*?</svg>", html.encode(full).decode("utf-8"), re.DOTALL)
-    assert len(drawings) == 2 * 2 + 2 + 2  # distribution and order each; kinds and waterfall of one; memory, roofline
+    # Distribution and order each; kinds and waterfall of one; temperature, clock, memory over time, memory, roofline.
+    assert len(drawings) == 2 * 2 + 2 + 5
     for drawing in drawings:
         root = ET.fromstring(drawing)
         width, height = (float(value) for value in root.attrib["viewBox"].split()[2:])
@@ -306,11 +347,12 @@ def test_histogram_counts_every_run(full: Measurement) -> None:
 
 def test_without_roof_operators_or_errors_the_reports_say_so(full: Measurement) -> None:
     bare = msgspec.structs.replace(
-        full, roof=None, warnings=(),
+        full, roof=None, warnings=(), figures=(), conditions=Conditions(sources={"frequency": "not readable: no driver"}),
         entries=tuple(msgspec.structs.replace(one, bound=None, operators=(), errors=()) for one in full.entries),
     )
     text = " ".join(parsed(html.encode(bare)).text)
-    assert "not measured" in text and "not verified" in text
+    assert "not measured" in text and "not verified" in text and "not readable: no driver" in text
+    assert "°C" not in text
     assert "forward" in shown(table.render(bare))
 
 
@@ -319,7 +361,10 @@ def test_without_roof_operators_or_errors_the_reports_say_so(full: Measurement) 
 
 def test_table_says_the_figures(full: Measurement) -> None:
     text = shown(table.render(full))
-    for wanted in ("forward", "decode", "92.0 MB", "20.0 % arithmetic", "Warning: the machine was busy.", "/up/MatMul"):
+    for wanted in (
+        "forward", "decode", "92.0 MB", "20.0 % arithmetic", "Warning: the machine was busy.", "/up/MatMul", "12,300 tokens/s",
+        "12.3 mJ", "waited 4 s",
+    ):
         assert wanted in text
     assert units.duration(full.entries[0].latency.p90_us) in text
 
@@ -358,6 +403,14 @@ def test_durations(us: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [(0.321, "ms", "321 µs"), (0.00194, "J", "1.94 mJ"), (99579.0, "tokens/s", "99,600 tokens/s"), (7.6, "tokens/s", "7.60 tokens/s")],
+)
+def test_figures(value: float, unit: str, text: str) -> None:
+    assert units.figure(value, unit) == text
+
+
+@pytest.mark.parametrize(
     ("size", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.50 kB"), (999_600, "1.00 MB"), (2.5e9, "2.50 GB")]
 )
 def test_sizes(size: float, text: str) -> None:
@@ -392,3 +445,60 @@ def test_clipped_names_fit(name: str, most: int) -> None:
     short = svg.clipped(name, most)
     assert len(short) <= most
     assert short == name or (name.startswith(short.split("…")[0]) and "…" in short)
+
+
+@pytest.mark.slow
+def test_the_page_in_a_browser(full: Measurement, tmp_path: Path) -> None:
+    """Nothing is wider than the window, on a desk or a phone; no label of a chart lies on another; dark is dark."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    html.save(full, tmp_path / "p.html")
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(argument)
+    program = shutil.which("chromedriver")
+    assert program is not None, "the browser test needs Debian's chromium and chromium-driver"
+    browser = webdriver.Chrome(options, Service(program))
+    try:
+        for width, scheme in ((1280, "light"), (390, "light"), (390, "dark")):
+            features = [{"name": "prefers-color-scheme", "value": scheme}]
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+            metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+            browser.get((tmp_path / "p.html").as_uri())
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+            assert browser.execute_script(OUTSIDE) == []
+            assert browser.execute_script(OVERLAPS) == []
+            background = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+            red = int(re.findall(r"\d+", background)[0])
+            assert red < 60 if scheme == "dark" else red > 200
+        assert not [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
+    finally:
+        browser.quit()
+
+
+#: Text of a tile or a chart that sticks out of it.
+OUTSIDE = """
+return [...document.querySelectorAll('.tile, svg')].flatMap(box => {
+  const outer = box.getBoundingClientRect();
+  return [...box.querySelectorAll('b, span, text')].filter(one => {
+    const inner = one.getBoundingClientRect();
+    return inner.right > outer.right + 1 || inner.left < outer.left - 1;
+  }).map(one => one.textContent);
+});
+"""
+#: Pairs of a chart's texts that cover each other by more than a fifth of the smaller one.
+OVERLAPS = """
+return [...document.querySelectorAll('svg')].flatMap(svg => {
+  const all = [...svg.querySelectorAll('text')].map(one => [one.textContent, one.getBoundingClientRect()]);
+  const found = [];
+  all.forEach(([a, p], i) => all.slice(i + 1).forEach(([b, q]) => {
+    const wide = Math.min(p.right, q.right) - Math.max(p.left, q.left);
+    const high = Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top);
+    const least = Math.min(p.width * p.height, q.width * q.height);
+    if (wide > 0 && high > 0 && wide * high > 0.2 * least) found.push(a + ' / ' + b);
+  }));
+  return found;
+});
+"""

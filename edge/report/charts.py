@@ -15,6 +15,9 @@ from edge.report.trace import laid_out
 from edge.runtimes.base import OperatorTime
 
 LEFT, RIGHT = 44.0, WIDTH - 10.0
+#: Where the histogram ends at the latest, in medians (or at the 90th percentile): a tail of interruptions would
+#: otherwise press the rest into one bar.
+FAR = 3.0
 #: More dots than this say no more; beyond it the series is drawn as the range and median of each stretch.
 DOTS = 400
 STRETCHES = 120
@@ -26,6 +29,7 @@ def histogram(entry: EntryMeasurement) -> Markup:
     values = np.array([run.duration_us for run in entry.runs])
     latency = entry.latency
     low, high = latency.min_us, min(latency.max_us, latency.p99_us + (latency.p99_us - latency.min_us) * 0.25)
+    high = min(high, max(FAR * latency.p50_us, latency.p90_us))
     if high <= low:
         high = low * 1.01 + 1e-3
     edges = np.linspace(low, high, min(max(int(np.sqrt(len(values)) * 2), 8), 48) + 1)
@@ -37,7 +41,7 @@ def histogram(entry: EntryMeasurement) -> Markup:
     y = Scale(0, float(counts.max()), bottom, top)
     y_axis(drawing, y, LEFT, RIGHT, lambda value: f"{value:.0f}", "runs")
     ticks = Scale(low * factor, high * factor, LEFT, RIGHT)
-    x_axis(drawing, ticks, bottom, bottom, _plain(ticks), f"time of a run, {unit}")
+    x_axis(drawing, ticks, bottom, bottom, plain(ticks), f"time of a run, {unit}")
     for index, amount in enumerate(counts):
         if amount:
             left, right = x(edges[index]), x(edges[index + 1])
@@ -62,15 +66,15 @@ def series(entry: EntryMeasurement) -> Markup:
     starts = np.array([run.start_us for run in entry.runs])
     values = np.array([run.duration_us for run in entry.runs])
     seconds = (starts - starts[0]) / 1e6
-    ceiling = min(float(values.max()) * 1.05, 2.0 * entry.latency.p90_us)
+    ceiling = min(float(values.max()) * 1.05, 2.0 * entry.latency.p90_us, 2.0 * FAR * entry.latency.p50_us)
     drawing = Drawing(226, f"Times of {len(values)} runs of {entry.entry} in order")
     top, bottom = 26.0, 186.0
     factor, unit = _unit(ceiling)
     x = Scale(0.0, float(seconds[-1]) or 1e-6, LEFT, RIGHT)
     y = Scale(0.0, ceiling, bottom, top)
     ticks = Scale(0.0, ceiling * factor, bottom, top)
-    y_axis(drawing, ticks, LEFT, RIGHT, _plain(ticks), unit)
-    x_axis(drawing, x, bottom, bottom, _plain(x), "seconds since the first timed run")
+    y_axis(drawing, ticks, LEFT, RIGHT, plain(ticks), unit)
+    x_axis(drawing, x, bottom, bottom, plain(x), "seconds since the first timed run")
     if len(values) <= DOTS:
         for at, value in zip(seconds, values, strict=True):
             drawing.dot(x(at), y(value), 1.8, "dot far" if value > ceiling else "dot", units.duration(value))
@@ -101,7 +105,7 @@ def waterfall(entry: EntryMeasurement) -> Markup:
     factor, unit = _unit(end)
     x = Scale(0.0, end, names, RIGHT)
     ticks = Scale(0.0, end * factor, names, RIGHT)
-    x_axis(drawing, ticks, bottom, first - 4, _plain(ticks), f"since the run's start, {unit}")
+    x_axis(drawing, ticks, bottom, first - 4, plain(ticks), f"since the run's start, {unit}")
     for index, (row, start) in enumerate(rows):
         y = first + height * index
         drawing.text(names - 6, y + 9.5, clipped(row.name.strip("/"), 20), "tick", "end")
@@ -134,6 +138,8 @@ def memory(measurement: Measurement) -> Markup:
         ("Python and numpy", found.baseline), ("+ runtime imported", found.imported), ("+ bundle loaded", found.loaded),
         ("peak while loading", found.load_peak), ("peak while running", found.run_peak),
     ]
+    if found.peak_pss is not None:
+        rows.append(("largest PSS", found.peak_pss))
     return _bars("Resident memory", [(name, float(value), units.size(value)) for name, value in rows])
 
 
@@ -194,7 +200,7 @@ def _unit(largest_us: float) -> tuple[float, str]:
     return (1e-3, "ms") if largest_us < 1e6 else (1e-6, "s")
 
 
-def _plain(scale: Scale) -> Callable[[float], str]:
+def plain(scale: Scale) -> Callable[[float], str]:
     """A tick's label with as many decimals as tell the ticks apart."""
     ticks = scale.ticks()
     step = ticks[1] - ticks[0] if len(ticks) > 1 else scale.high - scale.low or 1.0

@@ -8,7 +8,7 @@ import jinja2
 
 from edge.files import write_atomically
 from edge.measurement import Measurement
-from edge.report import charts, units
+from edge.report import charts, summary, timecharts, units
 
 TEMPLATE = Path(__file__).with_name("page.html")
 #: Rows of the operator table that are open to the eye; the rest can be unfolded.
@@ -21,10 +21,12 @@ def encode(measurement: Measurement) -> bytes:
     )
     environment.filters |= {
         "duration": units.duration, "size": units.size, "binary_size": units.binary_size, "percent": units.percent,
-        "count": units.count, "digits": units.digits, "calls": units.calls, "error": units.error,
+        "count": units.count, "digits": units.digits, "calls": units.calls, "error": units.error, "energy": units.energy,
+        "figure": units.figure,
     }
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return page.render(m=measurement, charts=charts, top=TOP).encode("utf-8")
+    rendered = page.render(m=measurement, charts=charts, timecharts=timecharts, summary=summary, top=TOP)
+    return rendered.encode("utf-8")
 
 
 def save(measurement: Measurement, path: Path) -> None:

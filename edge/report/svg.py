@@ -96,9 +96,9 @@ def x_axis(drawing: Drawing, scale: Scale, y: float, top: float, label: Callable
     for value in scale.ticks():
         at = scale(value)
         drawing.line(at, top, at, y, "grid")
-        drawing.text(at, y + 14, label(value), "tick", "middle")
+        drawing.text(at, y + 16, label(value), "tick", "middle")
     drawing.line(scale.start, y, scale.end, y, "axis")
-    drawing.text((scale.start + scale.end) / 2, y + 29, title, "tick", "middle")
+    drawing.text((scale.start + scale.end) / 2, y + 31, title, "tick", "middle")
 
 
 def y_axis(drawing: Drawing, scale: Scale, x: float, right: float, label: Callable[[float], str], title: str) -> None:

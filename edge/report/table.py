@@ -63,7 +63,7 @@ def render_checks(checks: Sequence[EntryCheck]) -> RenderableType:
 def _latency(measurement: Measurement) -> Table:
     figures = ("p50>", "p90>", "p99>", "min>", "mean>", "runs>", "first run>", "of roofline>", "error>")
     metered = any(entry.energy for entry in measurement.entries)
-    table = _table("entry point", *figures, *(["a run>"] if metered else []))
+    table = _table("entry point", *figures, *(["energy>"] if metered else []))
     for entry in measurement.entries:
         latency = entry.latency
         table.add_row(
@@ -110,7 +110,7 @@ def _figures(measurement: Measurement) -> Table:
     table.add_column(justify="right", style="bold")
     table.add_column(style="dim")
     for figure in measurement.figures:
-        table.add_row(escape(figure.name), f"{units.digits(figure.value)} {escape(figure.unit)}", escape(figure.method))
+        table.add_row(escape(figure.name), escape(units.figure(figure.value, figure.unit)), escape(figure.method))
     return table
 
 

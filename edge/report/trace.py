@@ -1,8 +1,9 @@
 """A measurement as a Chrome trace, which opens in Perfetto (ui.perfetto.dev) and in chrome://tracing.
 
 The JSON object form of Google's "Trace Event Format": complete events ("X") for the phases, for every timed run and
-for one run's operators per entry point, each kind on a track of its own; counters ("C") for the resident set; metadata
-("M") for names. Times are microseconds, as in the measurement. Operators are means over the profiled runs, laid out
+for one run's operators per entry point, each kind on a track of its own, and for the blocks that the thermal guard made
+of the runs; counters ("C") for the resident set, the CPU's temperature and each group of cores' clock; metadata ("M")
+for names. Times are microseconds, as in the measurement. Operators are means over the profiled runs, laid out
 from the start of the pass that found them; where means would overlap, the later one is moved back, since events of one
 track must nest (their arguments keep what was measured).
 """
@@ -19,7 +20,7 @@ from edge.measurement import EntryMeasurement, Measurement
 from edge.runtimes.base import OperatorTime
 
 PROCESS = 1
-PHASES, RUNS, OPERATORS = 1, 2, 10  # thread ids; operators take one each from OPERATORS up
+PHASES, RUNS, BLOCKS, OPERATORS = 1, 2, 3, 10  # thread ids; operators take one each from OPERATORS up
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -55,11 +56,15 @@ def build(measurement: Measurement) -> Trace:
         _name("thread_name", "timed runs", RUNS),
     ]
     events += _phases(measurement)
+    events += _sensors(measurement)
+    if any(entry.blocks for entry in measurement.entries):
+        events.append(_name("thread_name", "blocks of runs", BLOCKS))
     for index, entry in enumerate(measurement.entries):
         events += [
             Event(name=entry.entry, cat="run", ph="X", pid=PROCESS, tid=RUNS, ts=run.start_us, dur=run.duration_us)
             for run in entry.runs
         ]
+        events += _blocks(entry)
         if entry.operators:
             track = OPERATORS + index
             events.append(_name("thread_name", f"operators of one run: {entry.entry}", track))
@@ -85,6 +90,35 @@ def _phases(measurement: Measurement) -> list[Event]:
             args={"calls": phase.calls, "rss_mb": phase.rss_bytes / 1e6},
         ))
         events.append(_resident(phase.start_us + phase.duration_us, phase.rss_bytes))
+    return events
+
+
+def _blocks(entry: EntryMeasurement) -> list[Event]:
+    return [
+        Event(
+            name=f"{entry.entry}{'' if block.kept else ' (run again)'}", cat="block", ph="X", pid=PROCESS, tid=BLOCKS,
+            ts=block.start_us, dur=block.duration_us,
+            args={"runs": block.runs, "waited_s": block.waited_s, "spoiled": ", ".join(block.spoiled)},
+        )
+        for block in entry.blocks
+    ]
+
+
+def _sensors(measurement: Measurement) -> list[Event]:
+    """A counter for each sensor that was readable; moments before the process' own time line are left out."""
+    events = []
+    for reading in measurement.conditions.readings:
+        if reading.at_us < 0:
+            continue
+        if reading.temperature_c is not None:
+            events.append(_counter("temperature", reading.at_us, {"°C": reading.temperature_c}))
+        if reading.frequencies_mhz:
+            groups: dict[str, str | float | int] = {
+                f"cores {index} MHz": value for index, value in enumerate(reading.frequencies_mhz)
+            }
+            events.append(_counter("clock", reading.at_us, groups))
+        if reading.throttled is not None:
+            events.append(_counter("throttled", reading.at_us, {"reasons": len(reading.throttled)}))
     return events
 
 
@@ -120,7 +154,11 @@ def laid_out(operators: Sequence[OperatorTime]) -> list[tuple[OperatorTime, floa
 
 
 def _resident(ts: float, rss_bytes: int) -> Event:
-    return Event(name="resident memory", ph="C", pid=PROCESS, ts=ts, args={"MB": rss_bytes / 1e6})
+    return _counter("resident memory", ts, {"MB": rss_bytes / 1e6})
+
+
+def _counter(name: str, ts: float, values: dict[str, str | float | int]) -> Event:
+    return Event(name=name, ph="C", pid=PROCESS, ts=ts, args=values)
 
 
 def _name(kind: str, value: str, track: int | None) -> Event:

@@ -65,6 +65,16 @@ def energy(joules: float) -> str:
     return f"{digits(joules)} J"
 
 
+def figure(value: float, unit: str) -> str:
+    """A task's figure with its unit: "0.321 ms" as "321 µs", "0.002 J" as "1.94 mJ", "99579 tokens/s" as "99,600 tokens/s"."""
+    if unit == "ms":
+        return duration(1e3 * value)
+    if unit == "J":
+        return energy(value)
+    shown = digits(value) if value < 999.5 else f"{float(f'{value:.3g}'):,.0f}"
+    return f"{shown} {unit}"
+
+
 def plural(number: int, word: str) -> str:
     """ "1 block", "2 blocks"."""
     return f"{number} {word}{'' if number == 1 else 's'}"
