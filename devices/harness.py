@@ -29,8 +29,9 @@ from edge.devices.resident import proportional, reset_peak, resident, resident_n
 from edge.devices.sensors import Sensors
 from edge.devices.verifying import Verified, VerifyRequest
 from edge.errors import InputError, UnsupportedError
-from edge.manifest import EntryRecord, ErrorStats
+from edge.manifest import EntryRecord, ErrorStats, Manifest
 from edge.measurement import DeviceFacts, EntryMeasurement, Latency, Memory, Phase, Roof, Run
+from edge.runtimes._events import Traced
 from edge.runtimes.base import OperatorTime, Session, check_inputs, session_class
 
 #: Runs under the runtime's own profiler: enough for a mean, at most about two seconds.
@@ -79,12 +80,15 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
 
 
 class Profiled(msgspec.Struct, frozen=True, kw_only=True, tag="profiled"):
+    """``traces`` are the events of the entries whose per-operator table is still to be made (see ``with_operators``)."""
+
     facts: DeviceFacts
     phases: tuple[Phase, ...]
     memory: Memory
     entries: tuple[EntryMeasurement, ...]
     warnings: tuple[str, ...]
     conditions: Conditions = Conditions()
+    traces: tuple[Traced, ...] = ()
 
 
 class RoofFound(msgspec.Struct, frozen=True, kw_only=True, tag="roof-found"):
@@ -153,6 +157,20 @@ def profile(
         conditions=watch.conditions(),
         warnings=tuple(watch.warnings),
     )
+
+
+def with_operators(profiled: Profiled, folder: Path, manifest: Manifest) -> Profiled:
+    """``profiled`` with the tables of what the native runner traced; ``folder`` is the bundle on this machine."""
+    kind = session_class(manifest.runtime.name)
+    tables = {
+        trace.entry: tuple(kind.operators_of(folder, manifest.entry(trace.entry), trace.runs))
+        for trace in profiled.traces
+    }
+    entries = [
+        msgspec.structs.replace(entry, operators=tables[entry.entry]) if entry.entry in tables else entry
+        for entry in profiled.entries
+    ]
+    return msgspec.structs.replace(profiled, entries=tuple(entries), traces=())
 
 
 class _Watch:

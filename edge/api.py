@@ -13,7 +13,7 @@ from edge.bundle import MANIFEST, Bundle, open_bundle, sha256_file
 from edge.conditions import Figure
 from edge.devices import facts
 from edge.devices.base import Device, find_device
-from edge.devices.harness import Profiled, ProfileRequest, RoofFound, RoofRequest
+from edge.devices.harness import Profiled, ProfileRequest, RoofFound, RoofRequest, with_operators
 from edge.devices.local import LocalDevice
 from edge.devices.roofline import bound
 from edge.devices.targets import load_target
@@ -102,6 +102,7 @@ def profile(
     )
     profiled = found.work(request, timeout or PATIENCE + cool_seconds + 4 * asked * max(seconds, 1.0), progress)
     assert isinstance(profiled, Profiled)
+    profiled = with_operators(profiled, opened.path, manifest)
     roof = _roof(found, used, progress) if roofline else None
     measured = profiled.entries
     if roof is not None:

@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass
 
 from edge.errors import BundleError
+from edge.runtimes._events import Event
 
 _IDENTIFIER = b"ED00"
 # Field numbers of the schema's tables.
@@ -19,20 +20,6 @@ _RUN_DATA = 1  # ETDump
 _RUN_NAME, _RUN_EVENTS = 0, 3  # RunData
 _PROFILE_EVENT = 0  # Event
 _NAME, _INSTRUCTION, _DELEGATE_ID, _START, _END = 0, 2, 4, 6, 7  # ProfileEvent
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something timed. ``delegate_id`` is the delegate's own name for a part of its work, and empty for the rest.
-
-    ``instruction`` is the index in the method of the instruction it belongs to, -1 for none; times are nanoseconds.
-    """
-
-    name: str
-    instruction: int
-    delegate_id: str
-    start: int
-    end: int
 
 
 @dataclass(frozen=True)

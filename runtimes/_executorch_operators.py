@@ -11,7 +11,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from edge.runtimes._etdump import Block, Event
+from edge.runtimes._etdump import Block
+from edge.runtimes._events import Event
 from edge.runtimes.base import OperatorTime
 
 #: The mean remainder that is lost where XNNPACK cuts a duration to whole microseconds, in nanoseconds.

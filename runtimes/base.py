@@ -17,8 +17,9 @@ import msgspec
 import numpy as np
 
 import edge.runtimes
-from edge.errors import InputError, UsageError
+from edge.errors import InputError, UnsupportedError, UsageError
 from edge.manifest import EntryRecord, Manifest
+from edge.runtimes._events import Event
 
 
 class OperatorTime(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +78,11 @@ class Session(ABC):
     @abstractmethod
     def operators(self, entry: EntryRecord, inputs: Sequence[np.ndarray], runs: int) -> list[OperatorTime]:
         """Per-operator times over ``runs`` runs, in order of execution."""
+
+    @classmethod
+    def operators_of(cls, root: Path, entry: EntryRecord, runs: Sequence[Sequence[Event]]) -> list[OperatorTime]:
+        """The per-operator table of events that the native runner recorded for the bundle at ``root``."""
+        raise UnsupportedError(f"{cls.runtime} has no native runner.")
 
     def run(self, entry: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs of entry point ``entry`` by name. Raises InputError for inputs that do not fit."""

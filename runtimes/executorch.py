@@ -25,6 +25,7 @@ from edge.dependencies import require, version
 from edge.errors import BundleError
 from edge.manifest import EntryRecord
 from edge.quiet import quiet_stderr
+from edge.runtimes._events import Event
 from edge.runtimes.base import OperatorTime, Session
 
 #: What the runtime, executorch's exporter and torchao say on standard error whatever happens.
@@ -117,9 +118,14 @@ class ExecuTorchSession(Session):
                 done += 1
             program.write_etdump_result_to_file(str(dump), str(Path(scratch) / "debug"))
             blocks = read(dump.read_bytes())
-        known = self.root / MODULES_FILE
-        modules = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else {}
-        return operator_times(blocks, modules.get(entry.method, {}))
+        return operator_times(blocks, modules_of(self.root, entry))
+
+    @classmethod
+    def operators_of(cls, root: Path, entry: EntryRecord, runs: Sequence[Sequence[Event]]) -> list[OperatorTime]:
+        from edge.runtimes._etdump import Block
+        from edge.runtimes._executorch_operators import operator_times
+
+        return operator_times([Block("Execute", tuple(run)) for run in runs], modules_of(root, entry))
 
     def _load(self) -> dict[str, Any]:
         """Load every method, once the thread pool has this session's size."""
@@ -154,6 +160,14 @@ def bindings() -> Any:
     from executorch.extension.pybindings import _C
 
     return _C
+
+
+def modules_of(root: Path, entry: EntryRecord) -> dict[str, list[list[str]]]:
+    """For each instruction of ``entry``'s method the (operator, module) pairs that it was lowered from."""
+    known = root / MODULES_FILE
+    found = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else {}
+    methods: dict[str, list[list[str]]] = found.get(entry.method, {})
+    return methods
 
 
 def kernel_names() -> frozenset[str]:

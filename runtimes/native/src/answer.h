@@ -1,0 +1,18 @@
+// The three answers: what each request is answered by, as one message of edge.devices.harness.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "request.h"
+
+namespace edge {
+
+// Hears the name of each phase as it begins.
+using Began = std::function<void(const std::string&)>;
+
+std::string profile(const Request& request, const Began& began);
+std::string verify(const Request& request, const Began& began);
+std::string count(const Request& request, const Began& began);
+
+}  // namespace edge

@@ -1,0 +1,25 @@
+// What the host asks for: the requests of edge.devices.harness, by their tags.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace edge {
+
+struct Request {
+  enum class Kind { profile, verify, count };
+
+  Kind kind;
+  std::string device, bundle;
+  int threads = 1;
+  std::vector<std::string> entries;
+  int64_t runs = 0;       // at least so many timed runs; of a count: inferences
+  double seconds = 0.0;   // and at least so many seconds
+  bool operators = false;
+};
+
+// Refuses (UsageError) what is no request, or has a field that this runner does not know: it may change what is meant.
+Request parse_request(std::string_view text);
+
+}  // namespace edge

@@ -1,0 +1,198 @@
+"""The C++ runner on this machine: the same messages and numbers as the Python worker, and the same refusals."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from runners import built, talk
+
+from edge import cli
+from edge.bundle import open_bundle, sha256_file
+from edge.devices.harness import Began, Failed, Message, Profiled, ProfileRequest, with_operators
+
+pytestmark = pytest.mark.skipif(
+    platform.system() != "Linux" or platform.machine() not in ("x86_64", "aarch64"),
+    reason="the native runner is for Linux on x86-64 and arm64",
+)
+HOST = f"{platform.machine()}-linux-gnu"
+RUNTIMES = ("executorch",)
+
+
+@pytest.fixture(scope="module", params=RUNTIMES)
+def runtime(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def runner(runtime: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory, runtime, HOST)
+
+
+@pytest.fixture(scope="module")
+def bundle(runtime: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo relu2-mlp, float32, for this machine."""
+    path = tmp_path_factory.mktemp(runtime) / "digits.edge"
+    arguments = ["export", "relu2-mlp", "--target", "cpu", "--runtime", runtime, "--quantize", "fp32", "-o", str(path)]
+    assert cli.invoke(arguments) == 0
+    return path
+
+
+@pytest.fixture
+def copy(bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle, tmp_path / "copy.edge"))
+
+
+def profile_request(bundle: Path, **changes: object) -> bytes:
+    request = ProfileRequest(device="here", bundle=str(bundle), threads=1, runs=7, seconds=0.01, operators=True)
+    return msgspec.json.encode(msgspec.structs.replace(request, **changes))
+
+
+def refused(answer: tuple[int, list[Message]]) -> Failed:
+    """The refusal, which must be all that was said: nothing was loaded before."""
+    status, messages = answer
+    assert status == 2
+    (failed,) = messages
+    assert isinstance(failed, Failed)
+    assert failed.sentence.endswith(".") and "\n" not in failed.sentence
+    return failed
+
+
+def resign(bundle: Path) -> None:
+    """Make the manifest say of every file what is there now."""
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for record in manifest["files"]:
+        record["sha256"], record["size"] = sha256_file(bundle / record["path"]), (bundle / record["path"]).stat().st_size
+    path.write_text(json.dumps(manifest))
+
+
+# --- what it measures
+
+
+def test_a_profile_has_every_run_phase_and_operator(runner: Path, bundle: Path) -> None:
+    status, messages = talk([runner], profile_request(bundle))
+    assert status == 0
+    *began, profiled = messages
+    assert [message.phase for message in began if isinstance(message, Began)] == [
+        "load", "bind classify", "first run classify", "warm-up classify", "runs classify", "operators classify",
+    ]  # fmt: skip
+    assert isinstance(profiled, Profiled)
+    (entry,) = profiled.entries
+    durations = [run.duration_us for run in entry.runs]
+    assert len(durations) >= 7
+    assert min(durations) > 0
+    latency = entry.latency
+    assert (latency.runs, latency.min_us, latency.max_us) == (len(durations), min(durations), max(durations))
+    for percent, found in ((50, latency.p50_us), (90, latency.p90_us), (99, latency.p99_us)):
+        assert found == pytest.approx(float(np.percentile(durations, percent)), abs=1e-6)
+    assert entry.inputs == {"features": (1, 64)}
+    phases = {phase.name: phase for phase in profiled.phases}
+    assert phases["runs"].calls == len(durations)
+    assert phases["runs"].start_us >= phases["warm-up"].start_us + phases["warm-up"].duration_us
+    assert 0 < profiled.memory.baseline < profiled.memory.loaded <= profiled.memory.peak
+    opened = open_bundle(bundle)
+    whole = with_operators(profiled, bundle, opened.manifest).entries[0]
+    assert sum(row.share for row in whole.operators) == pytest.approx(1.0)
+    assert len({row.name for row in whole.operators}) == len(whole.operators)
+    assert all(0 <= row.start_us < 1e6 and row.mean_us > 0 for row in whole.operators)
+    (trace,) = profiled.traces
+    assert len(trace.runs) >= 3
+    for run in trace.runs:
+        assert len(run) > 5
+        assert all(event.start <= event.end for event in run)
+
+
+def test_facts_are_those_that_python_finds(runner: Path, bundle: Path) -> None:
+    from edge.devices.facts import device_facts
+
+    _, messages = talk([runner], profile_request(bundle, operators=False))
+    assert isinstance(messages[-1], Profiled)
+    found, expected = messages[-1].facts, device_facts("here", {})
+    for name in ("device", "system", "arch", "cpu", "cores", "governor", "max_frequency_mhz", "caches", "ram_bytes"):
+        assert getattr(found, name) == getattr(expected, name), name
+    assert messages[-1].traces == ()
+
+
+# --- what it refuses, before anything is loaded
+
+
+def test_a_damaged_artifact(runner: Path, copy: Path) -> None:
+    artifact = copy / open_bundle(copy).manifest.entries[0].artifact
+    data = bytearray(artifact.read_bytes())
+    data[len(data) // 2] ^= 1
+    artifact.write_bytes(data)
+    failed = refused(talk([runner], profile_request(copy)))
+    assert failed.kind == "BundleError"
+    assert f"'{artifact.name}' in copy.edge is not what was exported" in failed.sentence
+
+
+@pytest.mark.parametrize("length", [0, 10, -30, -1000])
+def test_samples_that_are_cut_short(runner: Path, copy: Path, length: int) -> None:
+    samples = copy / "samples.npz"
+    samples.write_bytes(samples.read_bytes()[:length])
+    resign(copy)
+    failed = refused(talk([runner], profile_request(copy)))
+    assert failed.kind == "BundleError"
+    assert "samples.npz in copy.edge cannot be read" in failed.sentence
+
+
+def test_an_entry_that_is_not_there(runner: Path, bundle: Path) -> None:
+    failed = refused(talk([runner], profile_request(bundle, entries=("decode",))))
+    assert failed == Failed(kind="UsageError", sentence="the bundle has no entry point 'decode': it has classify.")
+
+
+def test_a_link_out_of_the_bundle(runner: Path, copy: Path, tmp_path: Path) -> None:
+    (copy / "samples.npz").rename(tmp_path / "samples.npz")
+    (copy / "samples.npz").symlink_to(tmp_path / "samples.npz")
+    assert "lacks 'samples.npz'" in refused(talk([runner], profile_request(copy))).sentence
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../b", "./x", "a//b", "a\\b"])
+def test_a_path_that_leads_outside(runner: Path, copy: Path, name: str) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["files"][0]["path"] = name
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert "leads outside the bundle" in refused(talk([runner], profile_request(copy))).sentence
+
+
+def test_a_bundle_of_another_runtime(runner: Path, digits_bundle: Path) -> None:
+    failed = refused_after_load(talk([runner], profile_request(digits_bundle)))
+    assert failed.kind == "BundleError"
+    assert "this bundle is for onnx" in failed.sentence
+
+
+def refused_after_load(answer: tuple[int, list[Message]]) -> Failed:
+    status, messages = answer
+    assert status == 2
+    *began, failed = messages
+    assert began == [Began(phase="load")]
+    assert isinstance(failed, Failed)
+    return failed
+
+
+def test_no_bundle_at_all(runner: Path, tmp_path: Path) -> None:
+    assert refused(talk([runner], profile_request(tmp_path / "none.edge"))).kind == "UsageError"
+    assert refused(talk([runner], profile_request(tmp_path))).kind == "BundleError"
+
+
+# --- requests
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"type": "roof", "threads": 1}', '{"type": "profile"}', '{"type": "profile", "type": "verify"}', "[" * 100]
+)
+def test_what_is_no_request(runner: Path, text: str) -> None:
+    assert refused(talk([runner], text.encode())).kind == "UsageError"
+
+
+def test_every_field_of_a_request_is_known_and_no_other(runner: Path, bundle: Path) -> None:
+    request = msgspec.json.decode(profile_request(bundle, entries=("classify",), operators=False))
+    assert talk([runner], msgspec.json.encode(request))[0] == 0
+    failed = refused(talk([runner], msgspec.json.encode(request | {"cores": 3})))
+    assert "it does not know 'cores'" in failed.sentence
