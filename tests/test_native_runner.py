@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from runners import built, talk
 
+import edge
 from edge import cli
 from edge.bundle import open_bundle, sha256_file
 from edge.devices.harness import Began, Failed, Message, Profiled, ProfileRequest, with_operators
+from edge.devices.verifying import Verified, VerifyRequest, check_samples
 
 pytestmark = pytest.mark.skipif(
     platform.system() != "Linux" or platform.machine() not in ("x86_64", "aarch64"),
@@ -117,6 +119,40 @@ def test_facts_are_those_that_python_finds(runner: Path, bundle: Path) -> None:
     for name in ("device", "system", "arch", "cpu", "cores", "governor", "max_frequency_mhz", "caches", "ram_bytes"):
         assert getattr(found, name) == getattr(expected, name), name
     assert messages[-1].traces == ()
+
+
+def test_verification_gives_the_errors_that_python_gives(runner: Path, bundle: Path) -> None:
+    request = VerifyRequest(device="here", bundle=str(bundle), threads=2)
+    status, messages = talk([runner], msgspec.json.encode(request))
+    assert status == 0
+    *began, verified = messages
+    assert Began(phase="verify classify") in began
+    assert isinstance(verified, Verified)
+    opened = open_bundle(bundle)
+    (expected,) = check_samples(opened, edge.load(bundle, threads=2), "here")
+    (check,) = verified.checks
+    assert (check.entry, check.samples, check.tolerance) == (expected.entry, expected.samples, expected.tolerance)
+    assert check.passed
+    for found, other in zip(check.outputs, expected.outputs, strict=True):
+        assert found.output == other.output
+        # The same program on the same samples; the sums are in another order.
+        assert found.max_abs == pytest.approx(other.max_abs, rel=1e-6)
+        assert found.relative == pytest.approx(other.relative, rel=1e-6)
+        assert found.cosine == pytest.approx(other.cosine, abs=1e-9)
+
+
+def test_outputs_that_are_off_are_said_to_be(runner: Path, copy: Path) -> None:
+    """Against stored outputs that the program does not compute."""
+    with np.load(copy / "samples.npz") as stored:
+        arrays = {name: stored[name] + (0.5 if "/out/" in name else 0) for name in stored.files}
+    np.savez(copy / "samples.npz", **{name: value.astype(np.float32) for name, value in arrays.items()})
+    resign(copy)
+    status, messages = talk([runner], msgspec.json.encode(VerifyRequest(device="here", bundle=str(copy), threads=1)))
+    assert status == 0
+    assert isinstance(messages[-1], Verified)
+    (check,) = messages[-1].checks
+    assert not check.passed
+    assert check.outputs[0].max_abs == pytest.approx(0.5, abs=1e-4)
 
 
 # --- what it refuses, before anything is loaded
