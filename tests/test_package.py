@@ -42,7 +42,8 @@ def test_every_data_file_is_packaged() -> None:
     """Anything beside the code matches a pattern of package-data."""
     matched = set()
     for package, patterns in SETUP["package-data"].items():
-        folder = ROOT / FOLDERS.get(package, package.replace(".", "/"))
+        outer = max((name for name in FOLDERS if f"{package}.".startswith(f"{name}.")), key=len)
+        folder = ROOT / FOLDERS[outer] / package.removeprefix(outer).replace(".", "/").lstrip("/")
         matched |= {path for pattern in patterns for path in folder.glob(pattern)}
     beside = {
         path
@@ -62,7 +63,7 @@ def test_what_ships_is_small() -> None:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel built from a copy of the tree, so that the build leaves nothing in it."""
     tree = tmp_path_factory.mktemp("tree")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree / name)
     for folder in FOLDERS.values():
         shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -97,6 +98,9 @@ def test_the_wheel_holds_one_package_and_its_data(wheel: Path) -> None:
         "edge/devices/profiles/rpi.toml",
         "edge/export/pipeline.py",
         "edge/runtimes/onnx.py",
+        "edge/runtimes/kernels/edge_kernels.h",
+        "edge/runtimes/kernels/lib/x86_64/libedge_kernels.so",
+        "edge/runtimes/kernels/lib/aarch64/libedge_kernels.so",
     ):
         assert needed in names
     assert any(name.startswith("edge/demo/tspulse/") and name.endswith(".safetensors") for name in names)

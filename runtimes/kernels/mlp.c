@@ -1,0 +1,144 @@
+/* The MLP of squared ReLUs: what is zero after them is not read. */
+#include "format.h"
+
+/* From so many tokens on, a weight is expanded to float once for all of them. */
+#define MANY_TOKENS 4
+/* Tokens whose lists of live neurons and neurons whose expanded strips are at hand at one time. */
+#define MOST_TOKENS 64
+#define NEURONS 128
+
+typedef struct down_job {
+  const instruction_set *isa;
+  int bits;
+  size_t width, hidden, tokens, parts;
+  const uint8_t *packed;
+  const live_neuron *live; /* [tokens][hidden] */
+  const size_t *count;     /* [tokens] */
+  float *partial;          /* [parts][padded width], then each part's coefficients */
+  float *y;
+} down_job;
+
+/* The live neurons of `activations` [hidden], in order; not-a-number is live. */
+static size_t find_live(size_t hidden, const float *activations, live_neuron *live) {
+  size_t count = 0;
+  for (size_t i = 0; i < hidden; i++) {
+    live[count] = (live_neuron){(uint32_t)i, activations[i]};
+    count += activations[i] != 0.0f;
+  }
+  return count;
+}
+
+static size_t coefficients_of(size_t width) { return up_to(4 * (up_to(width, STRIP) / GROUP), 16); }
+
+static void down_part(void *context, size_t part) {
+  const down_job *job = context;
+  const size_t padded = up_to(job->width, STRIP), each = padded + coefficients_of(job->width);
+  const size_t first = *job->count * part / job->parts, last = *job->count * (part + 1) / job->parts;
+  float *y = job->partial + part * each;
+  memset(y, 0, padded * sizeof(float));
+  (job->bits == 4 ? job->isa->down4 : job->isa->down8)(job->width, job->packed, last - first, job->live + first, y + padded, y);
+}
+
+/* One token: every thread takes a share of the live neurons, whole rows of weights, and the shares are added up. */
+static void down_one(const edge_pool *pool, down_job *job) {
+  job->parts = edge_threads(pool);
+  edge_parallel(pool, job->parts, down_part, job);
+  const size_t each = up_to(job->width, STRIP) + coefficients_of(job->width);
+  memcpy(job->y, job->partial, job->width * sizeof(float));
+  for (size_t part = 1; part < job->parts; part++)
+    for (size_t i = 0; i < job->width; i++) job->y[i] += job->partial[part * each + i];
+}
+
+/* Many tokens: a strip of outputs a task, for which the weights of some neurons are expanded at a time. */
+static void down_strip(void *context, size_t strip) {
+  const down_job *job = context;
+  float *memory = edge_scratch(SCRATCH_TASK, (NEURONS + MOST_TOKENS) * STRIP * sizeof(float));
+  if (!memory) return; /* told by down_many's own attempt */
+  float *w = memory, *y = memory + NEURONS * STRIP;
+  size_t next[MOST_TOKENS] = {0};
+  memset(y, 0, job->tokens * STRIP * sizeof(float));
+  for (size_t first = 0; first < job->hidden; first += NEURONS) {
+    const size_t n = job->hidden - first < NEURONS ? job->hidden - first : NEURONS;
+    (job->bits == 4 ? job->isa->expand4 : job->isa->expand8)(job->width, job->packed, first, n, strip, w);
+    for (size_t token = 0; token < job->tokens; token++) {
+      const live_neuron *live = job->live + token * job->hidden;
+      const size_t begin = next[token];
+      size_t end = begin;
+      while (end < job->count[token] && live[end].index < first + n) end++;
+      job->isa->gather(first, end - begin, live + begin, w, y + token * STRIP);
+      next[token] = end;
+    }
+  }
+  const size_t start = strip * STRIP, valid = job->width - start < STRIP ? job->width - start : STRIP;
+  for (size_t token = 0; token < job->tokens; token++)
+    memcpy(job->y + token * job->width + start, y + token * STRIP, valid * sizeof(float));
+}
+
+typedef struct activate_job {
+  size_t hidden;
+  const float *activations;
+  live_neuron *live;
+  size_t *count;
+} activate_job;
+
+static void activate_token(void *context, size_t token) {
+  const activate_job *job = context;
+  job->count[token] = find_live(job->hidden, job->activations + token * job->hidden, job->live + token * job->hidden);
+}
+
+int edge_sparse_down(const edge_pool *pool, int bits, size_t width, size_t hidden, const void *down, size_t tokens,
+                     const float *activations, float *y, uint64_t *live) {
+  if ((bits != 4 && bits != 8) || !width || !hidden || hidden > UINT32_MAX) return EDGE_BAD_ARGUMENT;
+  if (live) *live = 0;
+  const size_t most = tokens < MOST_TOKENS ? tokens : MOST_TOKENS, padded = up_to(width, STRIP);
+  const size_t lists = up_to((most * hidden + 1) * sizeof(live_neuron), 64), counts = up_to(most * sizeof(size_t), 64);
+  const size_t partial = edge_threads(pool) * (padded + coefficients_of(width)) * sizeof(float);
+  uint8_t *memory = edge_scratch(SCRATCH_MLP, lists + counts + partial);
+  if (!memory) return EDGE_NO_MEMORY;
+  for (size_t done = 0; done < tokens; done += most) {
+    const size_t n = tokens - done < most ? tokens - done : most;
+    activate_job found = {hidden, activations + done * hidden, (live_neuron *)memory, (size_t *)(memory + lists)};
+    edge_parallel(n > 1 ? pool : NULL, n, activate_token, &found);
+    for (size_t token = 0; live && token < n; token++) *live += found.count[token];
+    down_job job = {edge_isa(), bits, width, hidden, n, 1, down, found.live, found.count, (float *)(memory + lists + counts),
+                    y + done * width};
+    if (n >= MANY_TOKENS) {
+      edge_parallel(pool, padded / STRIP, down_strip, &job);
+      continue;
+    }
+    for (size_t token = 0; token < n; token++) {
+      down_one(pool, &job);
+      job.live += hidden;
+      job.count++;
+      job.y += width;
+    }
+  }
+  return 0;
+}
+
+static void square(void *context, size_t token) {
+  const activate_job *job = context;
+  float *x = (float *)job->activations + token * job->hidden;
+  for (size_t i = 0; i < job->hidden; i++) x[i] = x[i] <= 0.0f ? 0.0f : x[i] * x[i];
+}
+
+int edge_relu2_mlp(const edge_pool *pool, int bits, size_t width, size_t hidden, const void *up, const void *down, size_t tokens,
+                   const float *x, float *y, uint64_t *live) {
+  if (!width || !hidden) return EDGE_BAD_ARGUMENT;
+  if (live) *live = 0;
+  const size_t most = tokens < MOST_TOKENS ? tokens : MOST_TOKENS;
+  float *middle = edge_scratch(SCRATCH_LAYER, most * hidden * sizeof(float));
+  if (!middle && tokens) return EDGE_NO_MEMORY;
+  for (size_t done = 0; done < tokens; done += most) {
+    const size_t n = tokens - done < most ? tokens - done : most;
+    uint64_t some = 0;
+    int status = edge_matmul(pool, bits, hidden, width, up, n, x + done * width, middle);
+    if (status) return status;
+    activate_job job = {hidden, middle, NULL, NULL};
+    edge_parallel(n > 1 ? pool : NULL, n, square, &job);
+    status = edge_sparse_down(pool, bits, width, hidden, down, n, middle, y + done * width, &some);
+    if (status) return status;
+    if (live) *live += some;
+  }
+  return 0;
+}

@@ -1,0 +1,147 @@
+/* Every instruction set against the portable one, on shapes and values drawn from a seed: `kernels_check SEED ROUNDS`.
+ *
+ * Buffers are as large as the header says and no larger, packed matrices at odd addresses: what reads or writes beyond
+ * them is found when this is compiled with AddressSanitizer. Needs no Python, so that it also runs for another CPU. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "edge_kernels.h"
+
+static uint64_t state;
+static uint32_t draw(void) {
+  state = state * 6364136223846793005u + 1442695040888963407u;
+  return (uint32_t)(state >> 33);
+}
+static size_t size(size_t most) { return 1 + draw() % most; }
+static float uniform(void) { return (float)draw() / 1073741824.0f - 1.0f; }
+
+/* What a row of values is made of: ordinary ones, zeros, or now and then something that no one hopes for. */
+enum kind { ORDINARY, ZEROS, SPARSE, SUBNORMAL, HUGE_ONES, NOT_A_NUMBER, KINDS };
+static float value(enum kind kind) {
+  switch (kind) {
+    case ZEROS: return 0;
+    case SPARSE: return draw() % 10 ? 0 : uniform();
+    case SUBNORMAL: return uniform() * 1e-39f;
+    case HUGE_ONES: return draw() % 7 ? uniform() : uniform() * 1e30f;
+    case NOT_A_NUMBER: return draw() % 50 ? uniform() : draw() % 2 ? NAN : INFINITY;
+    default: return uniform();
+  }
+}
+static float *floats(size_t n, enum kind kind) {
+  float *made = malloc(n * sizeof *made);
+  for (size_t i = 0; i < n; i++) made[i] = value(kind);
+  return made;
+}
+static uint16_t *halves(size_t n) {
+  uint16_t *made = malloc(n * sizeof *made);
+  for (size_t i = 0; i < n; i++) made[i] = (uint16_t)(draw() % 0x3c00 | (draw() & 1) << 15);
+  return made;
+}
+
+/* A packed matrix of random weights; `*block` is to be freed. */
+static uint8_t *packed(int neurons, int bits, size_t rows, size_t columns, size_t count, uint8_t **block) {
+  const size_t bytes = (neurons ? edge_neurons_bytes : edge_tiled_bytes)(bits, rows, columns), off = draw() % 2;
+  *block = malloc(count * bytes + off);
+  for (size_t i = 0; i < count; i++) {
+    float *w = floats(rows * columns, ORDINARY);
+    int8_t *q = malloc(rows * columns);
+    uint16_t *scales = malloc(rows * ((columns + 31) / 32) * sizeof *scales);
+    edge_quantize(NULL, bits, rows, columns, w, q, scales);
+    (neurons ? edge_pack_neurons : edge_pack_tiled)(bits, rows, columns, q, scales, *block + off + i * bytes);
+    free(w);
+    free(q);
+    free(scales);
+  }
+  return *block + off;
+}
+
+static long compared, failures;
+static void compare(const char *what, const char *isa, size_t n, const float *expected, const float *found) {
+  double square = 0, most = 0;
+  for (size_t i = 0; i < n; i++) {
+    if (isnan(expected[i]) != isnan(found[i])) most = INFINITY;
+    if (isfinite(expected[i])) square += (double)expected[i] * expected[i];
+    if (isfinite(expected[i]) && !(fabs((double)expected[i] - found[i]) <= most)) most = fabs((double)expected[i] - found[i]);
+  }
+  compared++;
+  if (most > 2e-5 * sqrt(square / (double)n) + 1e-30) {
+    failures++;
+    printf("%s on %s: off by %g of %g\n", what, isa, most, sqrt(square / (double)n));
+  }
+}
+
+static const char *const ISAS[] = {"portable", "avx2", "avx512vnni", "neon", "dotprod"};
+enum { COUNT = sizeof ISAS / sizeof *ISAS };
+
+/* Runs CALL, which writes `out`, on each instruction set and compares. */
+#define ON_ALL(what, n, out, call)                                             \
+  do {                                                                         \
+    float *expected = malloc((n) * sizeof(float));                             \
+    for (int isa = 0; isa < COUNT; isa++) {                                    \
+      if (edge_kernels_use(ISAS[isa])) continue;                               \
+      memset(out, 0xff, (n) * sizeof(float));                                  \
+      if (call) failures++, printf("%s refused on %s\n", what, ISAS[isa]);     \
+      if (isa)                                                                 \
+        compare(what, ISAS[isa], n, expected, out);                            \
+      else                                                                     \
+        memcpy(expected, out, (n) * sizeof(float));                            \
+    }                                                                          \
+    free(expected);                                                            \
+  } while (0)
+
+static void matmul(const edge_pool *pool, int bits, enum kind kind) {
+  const size_t blocks = size(3), rows = size(70), columns = size(200), tokens = size(draw() % 3 ? 12 : 70);
+  uint8_t *block, *w = packed(0, bits, rows, columns, blocks, &block);
+  float *x = floats(tokens * blocks * columns, kind), *y = malloc(tokens * blocks * rows * sizeof *y);
+  ON_ALL("matmul", tokens * blocks * rows, y, edge_matmul_blocks(pool, blocks, bits, rows, columns, w, tokens, x, y));
+  free(block), free(x), free(y);
+}
+
+static void mlp(const edge_pool *pool, int bits, enum kind kind) {
+  const size_t width = size(300), hidden = size(300), tokens = size(draw() % 3 ? 5 : 70);
+  uint8_t *blocks[2], *up = packed(0, bits, hidden, width, 1, blocks), *down = packed(1, bits, hidden, width, 1, blocks + 1);
+  float *x = floats(tokens * width, kind), *y = malloc(tokens * width * sizeof *y), *a = floats(tokens * hidden, kind);
+  uint64_t live;
+  ON_ALL("relu2_mlp", tokens * width, y, edge_relu2_mlp(pool, bits, width, hidden, up, down, tokens, x, y, &live));
+  ON_ALL("sparse_down", tokens * width, y, edge_sparse_down(pool, bits, width, hidden, down, tokens, a, y, &live));
+  free(blocks[0]), free(blocks[1]), free(x), free(y), free(a);
+}
+
+static void mla(const edge_pool *pool, int bits, enum kind kind) {
+  const edge_mla_shape shape = {size(20), size(40), 2 * size(5), size(40), 10 + size(60)};
+  const size_t row = shape.latent + shape.rope, tokens = draw() % 2 ? 1 : size(9), position = draw() % 2 ? size(300) : size(20) - 1;
+  uint16_t *cache = halves(position * row), *own = halves(tokens * row);
+  float *query = floats(tokens * shape.heads * row, kind == HUGE_ONES ? ORDINARY : kind);
+  float *out = malloc(tokens * shape.heads * (shape.latent + shape.value) * sizeof *out);
+  ON_ALL("mla", tokens * shape.heads * shape.latent, out,
+         edge_mla(pool, shape.heads, shape.latent, shape.rope, position, cache, tokens, own, query, out));
+  uint8_t *blocks[2], *to_key = packed(0, bits, shape.latent, shape.nope, shape.heads, blocks);
+  uint8_t *to_value = packed(0, bits, shape.value, shape.latent, shape.heads, blocks + 1);
+  float *projected = floats(tokens * (shape.heads * (shape.nope + shape.rope) + row), ORDINARY);
+  float *angles = floats(tokens * shape.rope, ORDINARY);
+  ON_ALL("mla_layer", tokens * shape.heads * shape.value, out,
+         edge_mla_layer(pool, &shape, bits, to_key, to_value, tokens, projected, angles, angles + tokens * shape.rope / 2, 1e-6f,
+                        position, cache, own, out));
+  free(cache), free(own), free(query), free(out), free(blocks[0]), free(blocks[1]), free(projected), free(angles);
+}
+
+int main(int count, char **arguments) {
+  if (count != 3) return 2;
+  state = strtoull(arguments[1], NULL, 10);
+  edge_pool *pool = edge_pool_create(3);
+  for (long round = strtol(arguments[2], NULL, 10); round > 0; round--) {
+    const int bits = draw() % 2 ? 4 : 8;
+    const enum kind kind = (enum kind)(draw() % KINDS);
+    const edge_pool *threads = draw() % 2 ? pool : NULL;
+    matmul(threads, bits, kind);
+    mlp(threads, bits, kind);
+    mla(threads, bits, kind);
+  }
+  edge_pool_destroy(pool);
+  for (int isa = 1; isa < COUNT; isa++)
+    if (!edge_kernels_use(ISAS[isa])) printf("%s ", ISAS[isa]);
+  printf("%ld compared, %ld failed\n", compared, failures);
+  return failures != 0;
+}
