@@ -18,7 +18,7 @@ from edge.errors import EdgeError
 
 COMMANDS = [
     "models", "targets", "devices", "doctor", "init", "export", "verify", "run", "eval", "annotate", "profile", "compare",
-    "estimate", "results", "gate", "build-runner", "convert",
+    "estimate", "results", "gate", "sweep", "build-runner", "convert",
 ]  # fmt: skip
 #: Commands with commands of their own, listed last.
 GROUPS = ["device"]

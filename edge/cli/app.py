@@ -24,6 +24,7 @@ from edge.cli import (
     profile,
     results,
     run,
+    sweep,
     targets,
     verify,
 )
@@ -71,6 +72,7 @@ app.command("compare", short_help="Put bundles or profiles side by side.")(compa
 app.command("estimate", short_help="Estimate a bundle's speed on a target.")(estimate.estimate)
 app.command("results", short_help="List what was measured before.")(results.results)
 app.command("gate", short_help="Fail a build whose bundle became slower.")(gate.gate)
+app.command("sweep", short_help="Try models, schemes, runtimes and devices; a Pareto page.")(sweep.sweep)
 app.command("build-runner", short_help="Build the program for devices without Python.")(build_runner.build_runner)
 app.command("convert", short_help="Write a language model as GGUF, for llama.cpp.")(convert.convert)
 app.add_typer(device.app, name="device", short_help="Look after a device: remove what was pushed to it.")
