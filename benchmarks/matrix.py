@@ -1,12 +1,14 @@
 """Every demo model through every runtime in every scheme: what is exported, how exact, how large, how fast, or why not.
 
     python benchmarks/matrix.py [--quick] [--json FILE] [--markdown FILE] [--only tspulse,fmvit] [--runtime onnx]
-                                [--scheme fp32,int8] [--again]
+                                [--scheme fp32,int8] [--again] [--bundles FOLDER [--export-only]]
 
-Each cell is exported, verified and measured in processes of its own, so that a crash, a hang or a full memory is that
-cell's alone. With ``--json`` the file is written after every cell, and cells that it has already are not made again
-unless ``--again`` says so; those that crashed or took too long are. Latencies are medians over the bundle's first sample;
-peak RSS is the measuring process's, which loads the bundle and nothing else.
+First every cell is exported and verified, then all of them are measured, so that they are measured on the same machine in
+the same state; each in processes of its own, so that a crash, a hang or a full memory is that cell's alone. With ``--json``
+the file is written after every cell, and cells that it has already are not made again unless ``--again`` says so; those
+that crashed or took too long are. ``--bundles`` keeps the bundles, so that measuring can be done later (or again), on a
+quiet machine. Latencies are medians over the bundle's first sample; peak RSS is the measuring process's, which loads the
+bundle and nothing else.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,23 +61,58 @@ def main() -> None:
     parser.add_argument("--scheme", type=listed, metavar="A,B", help="default: all")
     parser.add_argument("--again", action="store_true", help="make cells again that the JSON has already")
     parser.add_argument("--timeout", type=float, default=PATIENCE, metavar="SECONDS", help="for one cell")
+    parser.add_argument("--bundles", type=Path, metavar="FOLDER", help="keep the bundles here; default: a temporary folder")
+    parser.add_argument("--export-only", action="store_true", help="leave measuring for another run (needs --bundles, --json)")
     options = parser.parse_args()
+    if options.export_only and not (options.bundles and options.json):
+        parser.error("--export-only needs --bundles and --json: another run goes on from there")
     cells = wanted(options.only, options.runtime, options.scheme)
-    known = read(options.json)
-    for number, cell in enumerate(cells, 1):
-        said = f"[{number}/{len(cells)}] {cell.name}: "
-        if cell in known and not options.again and not known[cell].get("broken"):
-            print(f"{said}known", file=sys.stderr)
-            continue
-        print(f"{said}exporting and measuring", file=sys.stderr, flush=True)
-        began = time.monotonic()
-        known[cell] = make(cell, quick=options.quick, timeout=options.timeout)
-        print(f"{said}{outcome(known[cell])} ({time.monotonic() - began:.0f} s)", file=sys.stderr, flush=True)
-        write(options.json, known)
+    with tempfile.TemporaryDirectory(prefix="edge-matrix-") as scratch:
+        folder = (options.bundles or Path(scratch)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        known = work_through(cells, folder, options)
+    if options.export_only:
+        return
     text = markdown({cell: known[cell] for cell in cells})
     print(text)
     if options.markdown is not None:
         options.markdown.write_text(text)
+
+
+def work_through(cells: Sequence[Cell], folder: Path, options: argparse.Namespace) -> dict[Cell, dict]:
+    """Export what is not known yet, then measure what has not been; the JSON is written after every step."""
+    known = read(options.json)
+
+    def each(doing: str, due: Callable[[Cell], bool], step: Callable[[Cell], dict]) -> None:
+        for number, cell in enumerate(cells, 1):
+            said = f"[{number}/{len(cells)}] {cell.name}: "
+            if not due(cell):
+                print(f"{said}known", file=sys.stderr)
+                continue
+            print(f"{said}{doing}", file=sys.stderr, flush=True)
+            began = time.monotonic()
+            known[cell] = step(cell)
+            print(f"{said}{outcome(known[cell])} ({time.monotonic() - began:.0f} s)", file=sys.stderr, flush=True)
+            write(options.json, known)
+
+    def due(cell: Cell) -> bool:
+        """Whether it has to be exported: nothing is known, it broke, or its times are missing and so is its bundle."""
+        found = known.get(cell)
+        if found is None or options.again or found.get("broken"):
+            return True
+        return bool(found["exported"]) and not found["p50_ms"] and not (folder / bundle_name(cell)).is_dir()
+
+    def unmeasured(cell: Cell) -> bool:
+        return bool(known[cell]["exported"]) and not known[cell]["p50_ms"]
+
+    each("exporting", due, lambda cell: export(cell, folder, options.timeout))
+    if not options.export_only:
+        each("measuring", unmeasured, lambda cell: known[cell] | measure(cell, folder, options.quick, options.timeout))
+    return known
+
+
+def bundle_name(cell: Cell) -> str:
+    return f"{cell.model}-{cell.runtime}-{cell.scheme}.edge"
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -98,17 +136,28 @@ def wanted(
     return [Cell(model, runtime, scheme) for model in axes[0] for runtime in axes[1] for scheme in axes[2]]
 
 
-def make(cell: Cell, *, quick: bool, timeout: float) -> dict:
-    """What ``matrix_cell`` found; ``broken`` if it did not come to an end."""
-    threads, runs, seconds = ("1", "10", "0.2") if quick else ("1,2", "50", "2.0")
-    with tempfile.TemporaryDirectory(prefix="edge-matrix-") as folder:
-        command = [sys.executable, str(CELL), cell.model, cell.runtime, cell.scheme, threads, runs, seconds, folder]
-        try:
-            ended = subprocess.run(
-                command, capture_output=True, text=True, timeout=timeout, check=False, env=os.environ | ENVIRONMENT
-            )
-        except subprocess.TimeoutExpired:
-            return {"exported": False, "broken": True, "reason": f"it took more than {timeout:g} s."}
+def export(cell: Cell, folder: Path, timeout: float) -> dict:
+    """What ``matrix_cell export`` found; ``broken`` if it did not come to an end."""
+    bundle = folder / bundle_name(cell)
+    if bundle.is_dir():
+        shutil.rmtree(bundle)
+    return ask(("export", cell.model, cell.runtime, cell.scheme, str(bundle)), timeout)
+
+
+def measure(cell: Cell, folder: Path, quick: bool, timeout: float) -> dict:
+    """Its latencies and memory, or why the cell is ``broken``."""
+    return ask(("measure", str(folder / bundle_name(cell)), *(("1", "10", "0.2") if quick else ("1,2", "50", "2.0"))), timeout)
+
+
+def ask(arguments: Sequence[str], timeout: float) -> dict:
+    """What ``matrix_cell`` says to ``arguments``."""
+    try:
+        ended = subprocess.run(
+            [sys.executable, str(CELL), *arguments],
+            capture_output=True, text=True, timeout=timeout, check=False, env=os.environ | ENVIRONMENT,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return {"exported": False, "broken": True, "reason": f"it took more than {timeout:g} s."}
     lines = [line for line in ended.stdout.splitlines() if line.startswith("{")]
     if ended.returncode == 0 and lines:
         found: dict = json.loads(lines[-1])

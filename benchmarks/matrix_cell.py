@@ -1,6 +1,7 @@
-"""One cell of ``matrix``, in a process of its own: export a demo model, verify it, measure it; a JSON object on stdout.
+"""One step of ``matrix``, in a process of its own: export a demo model and verify it, or measure a bundle; JSON on stdout.
 
-    python benchmarks/matrix_cell.py MODEL RUNTIME SCHEME THREADS RUNS SECONDS FOLDER
+    python benchmarks/matrix_cell.py export MODEL RUNTIME SCHEME BUNDLE
+    python benchmarks/matrix_cell.py measure BUNDLE THREADS RUNS SECONDS
 """
 
 from __future__ import annotations
@@ -16,26 +17,35 @@ from edge.errors import EdgeError
 from edge.manifest import Manifest
 
 
-def main(model: str, runtime: str, scheme: str, threads: str, runs: str, seconds: str, folder: str) -> None:
+def export(model: str, runtime: str, scheme: str, bundle: str) -> dict:
     began = time.monotonic()
     try:
-        exported = edge.export(model, target="cpu", runtime=runtime, quantize=scheme, output=Path(folder) / "cell.edge")
+        exported = edge.export(model, target="cpu", runtime=runtime, quantize=scheme, output=Path(bundle))
     except EdgeError as error:
-        print(json.dumps({"exported": False, "reason": str(error)}))
-        return
-    found = describe(exported.bundle.manifest)
-    found["bytes"] = exported.bundle.artifact_bytes
-    found["export_seconds"] = time.monotonic() - began
-    found["export_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    found["warnings"] = list(exported.warnings)
-    for count in map(int, threads.split(",")):
-        measured = edge.profile(
-            exported.bundle.path, threads=count, runs=int(runs), seconds=float(seconds), operators=False, roofline=False
+        return {"exported": False, "reason": str(error)}
+    return describe(exported.bundle.manifest) | {
+        "bytes": exported.bundle.artifact_bytes,
+        "export_seconds": time.monotonic() - began,
+        "export_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "warnings": list(exported.warnings),
+    }
+
+
+def measure(bundle: str, threads: str, runs: str, seconds: str) -> dict:
+    """Medians in ms by number of threads and entry point; the highest resident memory and share of a busy machine."""
+    measured = {
+        count: edge.profile(
+            Path(bundle), threads=int(count), runs=int(runs), seconds=float(seconds), operators=False, roofline=False
         )
-        found["p50_ms"][str(count)] = {entry.entry: entry.latency.p50_us / 1e3 for entry in measured.entries}
-        found["rss_bytes"] = max(found["rss_bytes"], measured.memory.peak)
-        found["busy"] = max(found["busy"], measured.device.busy)
-    print(json.dumps(found))
+        for count in threads.split(",")
+    }
+    return {
+        "p50_ms": {
+            count: {entry.entry: entry.latency.p50_us / 1e3 for entry in one.entries} for count, one in measured.items()
+        },
+        "rss_bytes": max(one.memory.peak for one in measured.values()),
+        "busy": max(one.device.busy for one in measured.values()),
+    }
 
 
 def describe(manifest: Manifest) -> dict:
@@ -56,10 +66,8 @@ def describe(manifest: Manifest) -> dict:
             for metric in manifest.metrics
         ],
         "p50_ms": {},
-        "rss_bytes": 0,
-        "busy": 0.0,
     }
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    print(json.dumps({"export": export, "measure": measure}[sys.argv[1]](*sys.argv[2:])))

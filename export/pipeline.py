@@ -88,8 +88,9 @@ def export(
 
     progress.stage("load")
     source = Source(
-        checkpoint=checkpoint, config=config, random_seed=random_weights, runtime=runtime, part=part, context=context
-    )
+        checkpoint=checkpoint, config=config, random_seed=random_weights, runtime=runtime, part=part, context=context,
+        progress=progress,
+    )  # fmt: skip
     built = family.load(model, variant, source)
     recipe = Recipe(
         runtime=runtime,

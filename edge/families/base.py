@@ -20,6 +20,7 @@ import numpy as np
 
 import edge.families
 from edge.errors import UsageError
+from edge.progress import Progress
 from edge.spec import DEFAULT_TOLERANCE, DynamicDim, Scheme, TensorSpec, Tolerance
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from edge.conditions import Figure
     from edge.manifest import Manifest
     from edge.measurement import EntryMeasurement
-    from edge.progress import Progress
     from edge.runtimes.base import Session
     from edge.tasks import Perplexity, Task
 
@@ -75,7 +75,7 @@ class Source:
 
     ``runtime`` is where the model goes: a family may build a form that is equal in value and suits that runtime better.
     ``part`` is one of the family's ``parts``, None for all of the model; ``context`` how many tokens a language model is
-    to hold (None: what its checkpoint was made for).
+    to hold (None: what its checkpoint was made for). ``progress`` hears of loading that takes long.
     """
 
     checkpoint: Path | None = None
@@ -84,6 +84,7 @@ class Source:
     runtime: str = "onnx"
     part: str | None = None
     context: int | None = None
+    progress: Progress = field(default_factory=Progress)
 
 
 @dataclass(frozen=True)

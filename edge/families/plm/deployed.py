@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from edge.families.plm.config import PLMConfig
 from edge.families.plm.modules import Relu2, rope_angles
 from edge.families.plm.weights import EMBEDDING, HEAD, Take
+from edge.progress import Progress
 
 
 class Style(enum.StrEnum):
@@ -141,14 +142,15 @@ class Place:
 class Stack(nn.Module):
     """All weights; what prefill and decode share."""
 
-    def __init__(self, config: PLMConfig, take: Take, style: Style) -> None:
+    def __init__(self, config: PLMConfig, take: Take, style: Style, progress: Progress | None = None) -> None:
         super().__init__()
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size, _weight=_frozen(take(EMBEDDING)))
-        self.layers = nn.ModuleList(
-            DeployedLayer(config, f"model.layers.{index}", take, style)
-            for index in range(config.num_hidden_layers)
-        )
+        self.layers = nn.ModuleList()
+        with (progress or Progress()).bar("layers", config.num_hidden_layers) as bar:
+            for index in range(config.num_hidden_layers):
+                self.layers.append(DeployedLayer(config, f"model.layers.{index}", take, style))
+                bar.advance()
         self.norm = Norm(config.hidden_size, config.rms_norm_eps, style)
         self.gain = nn.Buffer(take("model.norm.weight"), persistent=False)
         self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)

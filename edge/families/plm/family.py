@@ -62,11 +62,12 @@ class PLMFamily(ModelFamily):
         context = _context(config, source.context)
         if weights.tokenizer is not None:
             Vocabulary(weights.tokenizer, config.vocab_size)
-        stack = Stack(config, weights.take, Style.XNNPACK if source.runtime == "executorch" else Style.NATIVE).eval()
+        style = Style.XNNPACK if source.runtime == "executorch" else Style.NATIVE
+        stack = Stack(config, weights.take, style, source.progress).eval()
         modules = {PREFILL: Chunk(stack, min(CHUNK, context), context), DECODE: Chunk(stack, 1, context)}
         specs = {entry: _inputs(config, module) for entry, module in modules.items()}
         real = _is_demos(weights.tokenizer)
-        reading = readings.read(config, modules, specs, real)
+        reading = readings.read(config, modules, specs, real, source.progress)
         entries = tuple(
             EntryPoint(
                 name=entry,

@@ -18,6 +18,7 @@ from edge import checkpoints
 from edge.families.base import Arrays, Metric, Run
 from edge.families.plm.config import PLMConfig
 from edge.families.plm.decoder import DECODE, PREFILL, Decoder, perplexity, run_decoder
+from edge.progress import Progress, ProgressBar
 from edge.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -47,11 +48,13 @@ class Readings:
     cache_bytes: int
 
 
-def read(config: PLMConfig, modules: Mapping[str, Chunk], specs: Mapping[str, Sequence[TensorSpec]], real: bool) -> Readings:
+def read(
+    config: PLMConfig, modules: Mapping[str, Chunk], specs: Mapping[str, Sequence[TensorSpec]], real: bool, progress: Progress
+) -> Readings:
     """Let eager read: the demo's text if ``real`` (the ids mean the demo's tokens), else seeded random ids."""
     decoder = run_decoder(specs, partial(_eager, modules, specs))
-    with _zeros(modules[PREFILL]) as zeros:
-        samples = _places(decoder, test_rows(real, config)[0])
+    with _zeros(modules[PREFILL]) as zeros, progress.bar("reading the samples", READ) as bar:
+        samples = _places(decoder, test_rows(real, config)[0], bar)
     calibration: dict[str, list[Arrays]] = {PREFILL: [], DECODE: []}
     if real:
         with np.load(checkpoints.demo_folder(DEMO) / "samples.npz") as stored:
@@ -88,13 +91,14 @@ def metric(config: PLMConfig, specs: Mapping[str, Sequence[TensorSpec]]) -> Metr
     )
 
 
-def _places(decoder: Decoder, tokens: np.ndarray) -> dict[str, list[Arrays]]:
+def _places(decoder: Decoder, tokens: np.ndarray, bar: ProgressBar | None = None) -> dict[str, list[Arrays]]:
     """Read ``tokens`` (as many as the context takes), then the inputs of both entries at the beginning and further on."""
     decoder.reset()
     decoder.caches[:] = 0
     tokens = tokens[: min(READ, decoder.context)]
-    for _ in decoder.feed(tokens.tolist()):
-        pass
+    for logits in decoder.feed(tokens.tolist()):
+        if bar is not None:
+            bar.advance(len(logits))
     caches = {f"cache{index}": cache[None].copy() for index, cache in enumerate(decoder.caches)}
 
     def inputs(begin: int, size: int) -> Arrays:
