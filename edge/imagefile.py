@@ -28,7 +28,7 @@ def read_image(path: Path | None) -> np.ndarray:
     """uint8 [height, width, 3] of the picture at ``path``."""
     if path is None:
         raise InputError("this task looks at a picture: pass one with --image FILE.")
-    require("export", "reading a picture", "PIL")
+    require("image", "reading a picture", "PIL")
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not path.exists():

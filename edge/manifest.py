@@ -111,9 +111,10 @@ class DelegateRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class Notes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the lowering wants a reader to know: delegation, tuning, warnings in plain words."""
+    """What the lowering wants a reader to know: delegation, planned memory, tuning, warnings in plain words."""
 
     delegation: tuple[DelegateRecord, ...] = ()
+    planned_bytes: Mapping[str, int] = {}  # ExecuTorch: the activations' memory by entry point, fixed when it loads
     tuned_trials: int = 0
     tuned_tasks: int = 0
     warnings: tuple[str, ...] = ()

@@ -17,7 +17,15 @@ from edge.dependencies import require, version
 from edge.errors import UnsupportedError
 from edge.export.base import Artifact, Captured, Lowered, Lowering, UnsupportedOperator
 from edge.export.capture import call
-from edge.export.executorch_graph import delegation, operator_modules, sources, to_edge, to_executorch, unsupported
+from edge.export.executorch_graph import (
+    delegation,
+    operator_modules,
+    planned_bytes,
+    sources,
+    to_edge,
+    to_executorch,
+    unsupported,
+)
 from edge.export.executorch_quantize import Quantized, Shared, quantize
 from edge.export.payoff import too_large
 from edge.families.base import Arrays
@@ -56,7 +64,7 @@ class ExecuTorchLowering(Lowering):
         quantized: dict[str, Quantized] = {}
         if recipe.scheme is not Scheme.FP32:
             shared: Shared = {}
-            quantized = {item.entry.name: quantize(item, recipe, shared) for item in captured}
+            quantized = {item.entry.name: quantize(item, recipe, shared, progress) for item in captured}
             if not any(item.layers for item in quantized.values()):
                 raise UnsupportedError(
                     f"{recipe.scheme.value} finds no layer of this model that it can quantize: choose fp32, or another "
@@ -65,7 +73,11 @@ class ExecuTorchLowering(Lowering):
         programs = {
             item.entry.name: quantized[item.entry.name].program if quantized else item.program for item in captured
         }
-        edge = {name: self._partition(name, program) for name, program in programs.items()}
+        edge: dict[str, ExportedProgram] = {}
+        with progress.bar("XNNPACK", len(programs)) as bar:
+            for name, program in programs.items():
+                edge[name] = self._partition(name, program)
+                bar.advance()
         modules = {name: program.graph_module for name, program in edge.items()}
         _refuse(modules)
         delegations = tuple(delegation(name, module) for name, module in modules.items())
@@ -85,6 +97,7 @@ class ExecuTorchLowering(Lowering):
             ),
             notes=Notes(
                 delegation=delegations,
+                planned_bytes=planned_bytes(executorch),
                 warnings=tuple(sentence for item in quantized.values() for sentence in item.warnings),
             ),
             quantized={item.entry.name: _eager(item, quantized[item.entry.name]) for item in captured}

@@ -92,6 +92,11 @@ def to_executorch(programs: Mapping[str, ExportedProgram]) -> Any:
         return EdgeProgramManager(dict(programs), None, _any_operator()).to_executorch(config)
 
 
+def planned_bytes(executorch: Any) -> dict[str, int]:
+    """Bytes that each method of an ``ExecutorchProgramManager`` has planned for what it computes on the way."""
+    return {plan.name: sum(plan.non_const_buffer_sizes) for plan in executorch.executorch_program.execution_plan}
+
+
 def delegation(entry: str, module: GraphModule) -> DelegateRecord:
     """How a partitioned method divides between XNNPACK and the portable kernels."""
     delegated = [

@@ -24,6 +24,7 @@ from edge.errors import UnsupportedError, UsageError
 from edge.export.base import Captured
 from edge.export.capture import to_tensors, trace
 from edge.export.executorch_graph import executorch_tools, module_path, module_paths, reason
+from edge.progress import Progress
 from edge.spec import Recipe, Scheme
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ class Quantized:
 Shared = dict[int, "torch.nn.Parameter"]
 
 
-def quantize(captured: Captured, recipe: Recipe, shared: Shared | None = None) -> Quantized:
+def quantize(
+    captured: Captured, recipe: Recipe, shared: Shared | None = None, progress: Progress | None = None
+) -> Quantized:
     """Quantize one entry point as ``recipe`` says, except what matches its ``keep_float``.
 
     Entry points that are given the same ``shared`` have what they share quantized once.
@@ -66,7 +69,9 @@ def quantize(captured: Captured, recipe: Recipe, shared: Shared | None = None) -
         raise UsageError(
             f"ExecuTorch has no int4 weights in groups of {recipe.group_size}: choose a multiple of {GROUP_MULTIPLE}."
         )
-    return _static(captured) if recipe.scheme is Scheme.INT8 else _weights(captured, recipe, {} if shared is None else shared)
+    if recipe.scheme is Scheme.INT8:
+        return _static(captured)
+    return _weights(captured, recipe, {} if shared is None else shared, progress or Progress())
 
 
 def _static(captured: Captured) -> Quantized:
@@ -139,7 +144,7 @@ def _static_filter(keep_float: tuple[str, ...]) -> Callable[[Node], bool]:
     return takes
 
 
-def _weights(captured: Captured, recipe: Recipe, shared: Shared) -> Quantized:
+def _weights(captured: Captured, recipe: Recipe, shared: Shared, progress: Progress) -> Quantized:
     """Linear layers by torchao: each weight becomes a quantized tensor, which scales its activations when applied."""
     import torch
 
@@ -149,8 +154,10 @@ def _weights(captured: Captured, recipe: Recipe, shared: Shared) -> Quantized:
     uneven: list[str] = []
     convolutions: list[str] = []
     layers = 0
-    with executorch_tools():
-        for node in list(module.graph.nodes):
+    nodes = list(module.graph.nodes)
+    with executorch_tools(), progress.bar(f"quantizing {entry.name}", len(nodes)) as bar:
+        for node in nodes:
+            bar.advance()
             if node.target is torch.ops.aten.embedding.default and not _kept(node, entry.keep_float):
                 _narrow_table(module, node)
             if node.target not in _gemms() or _kept(node, entry.keep_float):
@@ -222,7 +229,7 @@ def _quantized_weight(weight: torch.Tensor, group: int | None) -> torch.nn.Param
     from torchao.quantization.quantize_.workflows import IntxChooseQParamsAlgorithm
 
     int4: torch.dtype = getattr(torch, "int4")  # noqa: B009  # torch's stubs lack it
-    layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     layer.weight = torch.nn.Parameter(weight.detach().clone(), requires_grad=False)
     quantize_(
         layer,

@@ -79,7 +79,9 @@ class OnnxLowering(Lowering):
             files[WEIGHTS] = weights.path
         quantized = None
         if recipe.scheme not in (Scheme.FP32, Scheme.FP16):
-            quantized = {one.entry.name: _reference(files[f"{one.entry.name}.onnx"]) for one in captured}
+            # One of them loaded at a time: a language model's weights are in each.
+            load = functools.lru_cache(maxsize=1)(functools.partial(_session, optimize=False))
+            quantized = {one.entry.name: _reference(files[f"{one.entry.name}.onnx"], load) for one in captured}
         return Lowered(
             files=files,
             artifacts={
@@ -136,13 +138,12 @@ def _session(path: Path, optimize: bool) -> InferenceSession:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def _reference(path: Path) -> Callable[[Arrays], Arrays]:
+def _reference(path: Path, load: Callable[[Path], InferenceSession]) -> Callable[[Arrays], Arrays]:
     """Runs the quantized graph operator by operator as written: what ONNX Runtime's fusions start from."""
-    session = functools.cache(lambda: _session(path, optimize=False))
-
     def run(inputs: Arrays) -> Arrays:
-        names = [output.name for output in session().get_outputs()]
-        values = session().run(names, dict(inputs))
+        session = load(path)
+        names = [output.name for output in session.get_outputs()]
+        values = session.run(names, dict(inputs))
         return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
 
     return run

@@ -18,6 +18,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from edge.errors import UnsupportedError
 from edge.export.base import Captured, UnsupportedOperator
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 #: 23 is the first opset with Attention and RMSNormalization: one kernel each in ONNX Runtime instead of five to eight.
 OPSET = 23
+#: Nodes from which the exporter's optimiser does without rules whose time grows with their square.
+LARGE_GRAPH = 2000
 
 
 def module_of(name: str) -> str:
@@ -92,7 +95,7 @@ def to_onnx(captured: Captured) -> ir.Model:
 
     entry = captured.entry
     try:
-        with _quiet():
+        with _quiet(), _quick_rules(len(captured.program.graph.nodes)):
             program = torch.onnx.export(
                 captured.program, (), dynamo=True, opset_version=OPSET, optimize=True, verbose=False
             )
@@ -177,6 +180,24 @@ def _strip(model: ir.Model) -> None:
         value.metadata_props.clear()
         if value.const_value is not None:
             value.const_value.doc_string = None
+
+
+@contextlib.contextmanager
+def _quick_rules(nodes: int) -> Iterator[None]:
+    """In a large graph, only the exporter's rewrites that look at one output.
+
+    For the others (two slices into one split) it tries every pair of nodes: minutes for a language model's graph, and
+    ONNX Runtime slices as fast as it splits.
+    """
+    from onnxscript import rewriter
+
+    rules = getattr(rewriter, "_DEFAULT_REWRITE_RULES", None)  # private: without it, exporting is slow and no worse
+    if nodes < LARGE_GRAPH or rules is None:
+        yield
+        return
+    single = tuple(rule for rule in rules if rule._matcher.pattern.has_single_output_node)
+    with mock.patch.object(rewriter, "_DEFAULT_REWRITE_RULES", single):
+        yield
 
 
 @contextlib.contextmanager

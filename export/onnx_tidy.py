@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -42,9 +43,9 @@ def names_read(node: onnx.NodeProto) -> set[str]:
 def drop_unread(graph: onnx.GraphProto) -> None:
     """Drop the initializers that no node and no output reads."""
     read = {name for node in graph.node for name in names_read(node)} | {value.name for value in graph.output}
-    tensors = [tensor for tensor in graph.initializer if tensor.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(tensors)
+    for index in reversed(range(len(graph.initializer))):  # one by one: a new list would be a copy of all weights
+        if graph.initializer[index].name not in read:
+            del graph.initializer[index]
 
 
 def part_int8(graph: onnx.GraphProto) -> None:
@@ -111,7 +112,8 @@ def _share(graph: onnx.GraphProto) -> None:
     for tensor in graph.initializer:
         if tensor.data_type != onnx.TensorProto.INT8 and tensor.name not in fixed:
             name, tensor.name = tensor.name, ""
-            same[name] = first.setdefault(tensor.SerializeToString(deterministic=True), name)
+            content = hashlib.sha256(tensor.SerializeToString(deterministic=True)).digest()
+            same[name] = first.setdefault(content, name)
             tensor.name = name
     for node in graph.node:
         for index, name in enumerate(node.input):

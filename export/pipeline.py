@@ -62,7 +62,7 @@ def export(
     """Export ``model`` for ``target`` and return the packed bundle.
 
     ``model`` is a family, a family and variant, or ``package.module:factory``. ``runtime`` and ``quantize`` are names
-    or "auto" (the target's own). ``output`` ends in ``.edge`` to name the bundle, or is the folder it goes into (the
+    or "auto" (the target's own, or what suits the family there). ``output`` ends in ``.edge`` to name the bundle, or is the folder it goes into (the
     current one by default). Raises EdgeError subclasses; nothing is left behind then.
     """
     from edge.devices.targets import load_target
@@ -73,7 +73,7 @@ def export(
     runtime = resolved.runtime if runtime == "auto" else runtime
     if runtime not in runtime_names():
         raise UsageError(f"there is no runtime '{runtime}': choose one of {', '.join(runtime_names())}, or auto.")
-    scheme = resolved.scheme if quantize == "auto" else parse_scheme(quantize)
+    scheme = family.auto_scheme(resolved.scheme) if quantize == "auto" else parse_scheme(quantize)
     require("export", "exporting", "torch", "safetensors")
     lowering = _lowering(runtime)
     if scheme not in lowering.schemes:

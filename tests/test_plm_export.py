@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,16 @@ from typer.testing import CliRunner
 from edge import api
 from edge.bundle import open_bundle
 from edge.cli.app import app
+from edge.cli.export_summary import print_summary, summarise
 from edge.errors import CheckpointError, EdgeError, UsageError
 from edge.export.pipeline import Exported, export
+from edge.families.base import find
 from edge.families.plm.config import read_config
 from edge.families.plm.decoder import session_decoder
 from edge.families.plm.modules import PLM
 from edge.families.plm.weights import seeded
+from edge.progress import Progress, ProgressBar
+from edge.spec import Scheme
 
 CONFIG = {
     "vocab_size": 2100,
@@ -96,6 +101,10 @@ def test_every_runtime_generates_what_eager_does(make: Make, runtime: str) -> No
     manifest = made.bundle.manifest
     assert [entry.name for entry in manifest.entries] == ["prefill", "decode"]
     assert manifest.report["cache_bytes"] == 2 * 80 * 40 * 4 and manifest.report["context"] == 80
+    row = summarise(made, Path.cwd())
+    assert row.context == 80 and row.cache_bytes == 2 * 80 * 40 * 4
+    assert set(row.planned_bytes) == ({"prefill", "decode"} if runtime == "executorch" else set())
+    assert all(1000 < count < 10e6 for count in row.planned_bytes.values())
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "executorch", "tvm"])
@@ -111,6 +120,40 @@ def test_ids_that_the_model_does_not_know(make: Make, runtime: str) -> None:
     with pytest.raises(EdgeError, match="'decode'"):
         session.run("decode", beyond)
     np.testing.assert_allclose(session.run("decode", inputs)["logits"], expected["logits"], atol=1e-4)
+
+
+def test_the_summary_says_what_memory_is_planned(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    print_summary([summarise(make("executorch", "fp32"), Path.cwd())])
+    said = capsys.readouterr().out
+    assert "plm: its caches hold 80 tokens in 25.6 kB; planned for activations: " in said and "decode " in said
+
+
+def test_static_int8_is_not_what_auto_means() -> None:
+    """One scale for a whole tensor leaves nothing of squared ReLU's outliers."""
+    family, _ = find("plm")
+    assert family.auto_scheme(Scheme.INT8) is Scheme.INT8_DYNAMIC
+    assert family.auto_scheme(Scheme.FP32) is Scheme.FP32
+
+
+def test_large_graphs_are_exported_alike(make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without the rewrites whose time grows with the graph's square, and with progress for each step of loading."""
+    from edge.export import onnx_graph
+
+    monkeypatch.setattr(onnx_graph, "LARGE_GRAPH", 1)
+    said: list[str] = []
+
+    class Listening(Progress):
+        def bar(self, description: str, total: int) -> AbstractContextManager[ProgressBar]:
+            said.append(f"{description} {total}")
+            return super().bar(description, total)
+
+    usual = make("onnx", "fp32")
+    made = export(
+        "plm", target="cpu", runtime="onnx", quantize="fp32", config=usual.bundle.path.parent / "config.json", random_weights=5,
+        context=80, output=tmp_path / "large.edge", progress=Listening(),
+    )  # fmt: skip
+    assert greedy(made, PROMPT, 6)[0] == greedy(usual, PROMPT, 6)[0]
+    assert said[:2] == ["layers 2", "reading the samples 80"]
 
 
 def test_weights_are_stored_once(make: Make) -> None:

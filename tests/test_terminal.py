@@ -35,10 +35,24 @@ def test_a_log_gets_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
 
 
 def test_a_log_of_long_work_stays_short(capsys: pytest.CaptureFixture[str]) -> None:
-    with PlainProgress().bar("tuning", 1000) as bar:
+    with PlainProgress(sys.stderr).bar("tuning", 1000) as bar:
         for _ in range(1000):
             bar.advance()
     assert capsys.readouterr().err.splitlines() == ["edge: tuning 0/1000", "edge: tuning 1000/1000"]
+
+
+def test_progress_is_seen_while_a_librarys_words_are_held_back() -> None:
+    script = """
+import os, sys
+from edge.cli.terminal import terminal_progress
+from edge.quiet import quiet_stderr
+with terminal_progress() as progress, quiet_stderr("noise"):
+    print("noise", file=sys.stderr)
+    print("news", file=sys.stderr)
+    progress.stage("lower")
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stderr.splitlines() == ["edge: lower", "news"]
 
 
 def test_a_terminal_keeps_finished_stages_and_warnings() -> None:

@@ -33,6 +33,9 @@ class ExportRow:
     fp32_bytes: int | None = None
     fp32_ms: Mapping[str, float] = field(default_factory=dict)
     ms: Mapping[str, float] = field(default_factory=dict)
+    context: int | None = None  # a language model: tokens that the bundle can hold, and their caches
+    cache_bytes: int | None = None
+    planned_bytes: Mapping[str, int] = field(default_factory=dict)  # by entry point, where the runtime plans it
     verified_on: str | None = None
     warnings: tuple[str, ...] = ()
 
@@ -60,6 +63,9 @@ def summarise(exported: Exported, here: Path) -> ExportRow:
         fp32_bytes=payoff.fp32_bytes if payoff else None,
         fp32_ms=payoff.fp32_ms if payoff else {},
         ms=payoff.ms if payoff else {},
+        context=_whole(manifest.report.get("context")),
+        cache_bytes=_whole(manifest.report.get("cache_bytes")),
+        planned_bytes=manifest.notes.planned_bytes,
         verified_on=manifest.verified_on,
         warnings=exported.warnings,
     )
@@ -88,9 +94,26 @@ def print_summary(rows: Sequence[ExportRow]) -> None:
         )
         where = ", ".join(sorted({row.verified_on or "" for row in made}))
         print(f"\nVerified on {where}; the worst output's error over its root mean square; times on this host.")
+    for row in made:
+        if memory := _memory(row):
+            print(f"{row.model}: {memory}.")
     for row in rows:
         if row.error is not None:
             print(f"{row.model} failed: {row.error}")
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def _memory(row: ExportRow) -> str:
+    """What is known of its memory before it runs, beside the weights; "" where nothing is."""
+    parts = []
+    if row.context and row.cache_bytes:
+        parts.append(f"its caches hold {row.context} tokens in {size(row.cache_bytes)}")
+    if row.planned_bytes:
+        parts.append("planned for activations: " + ", ".join(f"{name} {size(count)}" for name, count in row.planned_bytes.items()))
+    return "; ".join(parts)
 
 
 def _metric(metric: MetricRecord) -> str:

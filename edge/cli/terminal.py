@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
@@ -45,8 +45,8 @@ def terminal_progress(result: bool = False) -> Iterator[TerminalProgress]:
     it goes (``Progress.write``) does reach stdout.
     """
     if not sys.stderr.isatty():
-        with _stdout_to_stderr() as stdout, contextlib.redirect_stdout(sys.stderr):
-            display: TerminalProgress = PlainProgress()
+        with _stdout_to_stderr() as stdout, contextlib.redirect_stdout(sys.stderr), _lasting_stderr() as stderr:
+            display: TerminalProgress = PlainProgress(stderr)
             display.result = stdout if result else None
             yield display
         return
@@ -61,31 +61,38 @@ def terminal_progress(result: bool = False) -> Iterator[TerminalProgress]:
         TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),
     )
-    console = Console(stderr=True, highlight=False)
-    with _stdout_to_stderr() as stdout, RichProgress(*columns, console=console, transient=True) as bars:
-        live = LiveProgress(bars)
-        live.result = stdout if result else None
-        yield live
-        live.finish()
+    with _lasting_stderr() as stderr, _stdout_to_stderr() as stdout:
+        console = Console(file=stderr, highlight=False)
+        with RichProgress(*columns, console=console, transient=True) as bars:
+            live = LiveProgress(bars)
+            live.result = stdout if result else None
+            yield live
+            live.finish()
 
 
 class PlainProgress(TerminalProgress):
     """One line a stage, and a line now and then for a bar."""
 
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
     def stage(self, name: str) -> None:
-        _say(f"{self.heading}{name}")
+        self.say(f"{self.heading}{name}")
 
     def warn(self, sentence: str) -> None:
-        _say(f"{self.heading}warning: {sentence}")
+        self.say(f"{self.heading}warning: {sentence}")
+
+    def say(self, text: str) -> None:
+        print(f"edge: {text}", file=self.stream, flush=True)
 
     @contextmanager
     def bar(self, description: str, total: int) -> Iterator[ProgressBar]:
-        yield PlainBar(f"{self.heading}{description}", total)
+        yield PlainBar(self.say, f"{self.heading}{description}", total)
 
 
 class PlainBar(ProgressBar):
-    def __init__(self, description: str, total: int) -> None:
-        self.description, self.total, self.done, self.text = description, total, 0, ""
+    def __init__(self, say: Callable[[str], None], description: str, total: int) -> None:
+        self.say, self.description, self.total, self.done, self.text = say, description, total, 0, ""
         self.last = time.monotonic()
         if total > 1:
             self._line()
@@ -100,7 +107,7 @@ class PlainBar(ProgressBar):
         self.text = text
 
     def _line(self) -> None:
-        _say(f"{self.description} {self.done}/{self.total}{f' ({self.text})' if self.text else ''}")
+        self.say(f"{self.description} {self.done}/{self.total}{f' ({self.text})' if self.text else ''}")
 
 
 class LiveProgress(TerminalProgress):
@@ -175,5 +182,13 @@ def _stdout_to_stderr() -> Iterator[TextIO | None]:
         os.close(saved)
 
 
-def _say(text: str) -> None:
-    print(f"edge: {text}", file=sys.stderr, flush=True)
+@contextmanager
+def _lasting_stderr() -> Iterator[TextIO]:
+    """Standard error as it is now: progress must not wait where a library's words are held back (``edge.quiet``)."""
+    try:
+        descriptor = os.dup(sys.stderr.fileno())
+    except OSError:  # no descriptor behind it: a notebook's, a test's
+        yield sys.stderr
+        return
+    with os.fdopen(descriptor, "w", buffering=1) as stream:
+        yield stream

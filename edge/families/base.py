@@ -121,6 +121,10 @@ class ModelFamily(ABC):
     def load(self, name: str, variant: str | None, source: Source) -> Model:
         """Build the model; raises ConfigError, CheckpointError or UsageError."""
 
+    def auto_scheme(self, suggested: Scheme) -> Scheme:
+        """What ``--quantize auto`` means on a target that suggests ``suggested``."""
+        return suggested
+
     def tasks(self) -> Mapping[str, Task]:
         """The tasks that ``edge run`` offers for this family's bundles, by name. Needs no torch."""
         return {}

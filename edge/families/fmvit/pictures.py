@@ -26,7 +26,7 @@ DEEPEST = 16.0
 
 def fit(picture: np.ndarray, config: FMViTConfig) -> np.ndarray:
     """uint8 [h, w, 3] scaled so that the centre square that is kept is ``image_size``: [image_size, image_size, 3]."""
-    require("export", "scaling a picture", "PIL")
+    require("image", "scaling a picture", "PIL")
     from PIL import Image
 
     height, width = picture.shape[:2]

@@ -29,7 +29,7 @@ def fitted(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     scale = min(height / own_height, width / own_width)
     if scale >= 1:
         return picture
-    require("export", "scaling a picture", "PIL")
+    require("image", "scaling a picture", "PIL")
     from PIL import Image
 
     size = (max(1, min(width, round(own_width * scale))), max(1, min(height, round(own_height * scale))))
@@ -58,7 +58,7 @@ def _weights(own: int, size: int) -> np.ndarray:
 
 def png(array: np.ndarray) -> bytes:
     """uint8 [h, w] (grey) or [h, w, 3] as a PNG file."""
-    require("export", "writing a picture", "PIL")
+    require("image", "writing a picture", "PIL")
     from PIL import Image
 
     stream = io.BytesIO()

@@ -29,7 +29,7 @@ from edge.families.plm.generate import Generate, measure_perplexity
 from edge.families.plm.vocabulary import TOKENIZER, Vocabulary
 from edge.families.plm.weights import Take, from_checkpoint, seeded, tensor_shapes
 from edge.progress import Progress
-from edge.spec import TensorSpec
+from edge.spec import Scheme, TensorSpec
 from edge.tasks import Perplexity, Task
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ class PLMFamily(ModelFamily):
         stack = Stack(config, weights.take, style, source.progress).eval()
         modules = {PREFILL: Chunk(stack, min(CHUNK, context), context), DECODE: Chunk(stack, 1, context)}
         specs = {entry: _inputs(config, module) for entry, module in modules.items()}
-        real = _is_demos(weights.tokenizer)
+        # Random weights make noise of any text: nothing to calibrate on, nothing to measure.
+        real = source.random_seed is None and _is_demos(weights.tokenizer)
         reading = readings.read(config, modules, specs, real, source.progress)
         entries = tuple(
             EntryPoint(
@@ -96,6 +97,10 @@ class PLMFamily(ModelFamily):
             },
             assets={TOKENIZER: weights.tokenizer} if weights.tokenizer else {},
         )
+
+    def auto_scheme(self, suggested: Scheme) -> Scheme:
+        # Squared ReLU's outliers leave nothing of a tensor that has one scale for all time.
+        return Scheme.INT8_DYNAMIC if suggested is Scheme.INT8 else suggested
 
     def tasks(self) -> Mapping[str, Task]:
         return {Generate.name: Generate()}
