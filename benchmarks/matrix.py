@@ -87,7 +87,6 @@ def work_through(cells: Sequence[Cell], folder: Path, options: argparse.Namespac
         for number, cell in enumerate(cells, 1):
             said = f"[{number}/{len(cells)}] {cell.name}: "
             if not due(cell):
-                print(f"{said}known", file=sys.stderr)
                 continue
             print(f"{said}{doing}", file=sys.stderr, flush=True)
             began = time.monotonic()
@@ -105,6 +104,9 @@ def work_through(cells: Sequence[Cell], folder: Path, options: argparse.Namespac
     def unmeasured(cell: Cell) -> bool:
         return bool(known[cell]["exported"]) and not known[cell]["p50_ms"]
 
+    for cell in cells:
+        if not due(cell) and not unmeasured(cell):
+            print(f"{cell.name}: known", file=sys.stderr)
     each("exporting", due, lambda cell: export(cell, folder, options.timeout))
     if not options.export_only:
         each("measuring", unmeasured, lambda cell: known[cell] | measure(cell, folder, options.quick, options.timeout))
