@@ -91,20 +91,19 @@ class Guard:
         return True
 
 
-def remembered_band() -> IdleBand | None:
-    """This machine's idle band, as it was learned last."""
-    raw = read_cached(_name())
+def remembered_band(device: str = "") -> IdleBand | None:
+    """The idle band of the device at an address ("": this machine), as it was learned last."""
+    raw = read_cached(_name(device))
     try:
         return None if raw is None else msgspec.json.decode(raw, type=IdleBand)
     except msgspec.DecodeError:
         return None  # written by another version: learn again
 
 
-def remember_band(band: IdleBand) -> None:
-    write_cached(_name(), msgspec.json.encode(band))
+def remember_band(band: IdleBand, device: str = "") -> None:
+    write_cached(_name(device), msgspec.json.encode(band))
 
 
-def _name() -> str:
-    host = host_facts()
-    key = hashlib.sha256(f"{host.model}|{platform.node()}".encode()).hexdigest()[:16]
+def _name(device: str) -> str:
+    key = hashlib.sha256((device or f"{host_facts().model}|{platform.node()}").encode()).hexdigest()[:16]
     return f"thermal/{key}.json"

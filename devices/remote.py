@@ -15,10 +15,11 @@ from edge.bundle import read_manifest
 from edge.devices import elf
 from edge.devices.base import Device
 from edge.devices.conversation import Link, converse
-from edge.devices.harness import Reply, Request, RoofRequest
+from edge.devices.harness import ProfileRequest, Reply, Request, RoofRequest
 from edge.devices.local import worker_environment
 from edge.devices.lock import SILENCE, locked
 from edge.devices.routes import bundle_files, bundle_folder, choose_route
+from edge.devices.watching import watched
 from edge.errors import DeviceError
 from edge.progress import Progress
 
@@ -66,4 +67,10 @@ def answer(device: Device, request: Request, timeout: float, progress: Progress)
         script = "; ".join(line.strip() for line in _GUARD.strip().splitlines()).replace("&; ", "& ")
         command = device.command(("sh", "-c", script, "edge", str(SILENCE), "env", *pairs, *route.argv))
         link = Link(address=device.address, lost=device.lost, alive=device.alive)
-        return converse(command, os.environ, request, timeout, progress, link)
+
+        def measure() -> Reply:
+            return converse(command, os.environ, request, timeout, progress, link)
+
+        if route.name == "native" and isinstance(request, ProfileRequest):
+            return watched(device, request, measure, progress)
+        return measure()
