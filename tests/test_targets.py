@@ -147,3 +147,11 @@ def test_x86_levels_follow_the_flags() -> None:
     assert name_cpu("x86_64", [{"flags": f"{v3} avx_vnni"}]) == ("x86-64-v3", ("+avxvnni",))
     assert name_cpu("x86_64", [{"flags": f"{v4} avx512_vnni amx_int8"}]) == ("x86-64-v4", ("+avx512vnni",))
     assert name_cpu("riscv64", [])[0] == "generic"
+
+
+def test_a_small_boards_memory_is_not_rounded_away(capsys: pytest.CaptureFixture[str]) -> None:
+    from edge import cli
+
+    assert cli.invoke(["targets"]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "512 MB" in rows["rpi-zero2w"] and " 4 GB" in rows["rpi5"]

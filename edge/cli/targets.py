@@ -36,7 +36,7 @@ def targets(json: JsonFlag = False) -> None:
                 target.description,
                 target.cpu,
                 str(target.cores),
-                f"{target.ram_mb / 1024:.0f} GB",
+                f"{target.ram_mb} MB" if target.ram_mb < 1024 else f"{target.ram_mb / 1024:.0f} GB",
                 f"{target.bandwidth_gbs:g} GB/s" if target.bandwidth_gbs else "-",
                 f"{target.runtime} {target.scheme.value}",
             )
