@@ -21,6 +21,7 @@ import numpy as np
 from edge.dependencies import version
 from edge.errors import BundleError, MissingDependencyError
 from edge.manifest import EntryRecord
+from edge.runtimes._events import Event
 from edge.runtimes.base import OperatorTime, Session
 
 #: How often an idle worker looks for work before it sleeps: about a millisecond, longer than from kernel to kernel.
@@ -129,6 +130,18 @@ class TvmSession(Session):
         return watch.rows(runs)
 
 
+    @classmethod
+    def operators_of(cls, root: Path, entry: EntryRecord, runs: Sequence[Sequence[Event]]) -> list[OperatorTime]:
+        watch = _Stopwatch()
+        for run in runs:
+            *kernels, whole = run  # the run itself ends last
+            watch.run_start = whole.start / 1e9
+            watch.position = 0
+            for event in kernels:
+                watch.add(event.name, event.start / 1e9, event.end / 1e9)
+        return watch.rows(len(runs))
+
+
 class _Stopwatch:
     """Times every kernel that the virtual machine calls; its own builtins (shapes, allocation) are left out."""
 
@@ -150,13 +163,17 @@ class _Stopwatch:
         if before:
             self.call_start = time.perf_counter()
             return 0
+        self.add(name, self.call_start, now)
+        return 0
+
+    def add(self, name: str, start: float, end: float) -> None:
+        """A kernel that ran from ``start`` to ``end``, in seconds."""
         if self.position == len(self.kernels):
             self.kernels.append(name)
             self.seconds.append(0.0)
-            self.first_start.append(self.call_start - self.run_start)
-        self.seconds[self.position] += now - self.call_start
+            self.first_start.append(start - self.run_start)
+        self.seconds[self.position] += end - start
         self.position += 1
-        return 0
 
     def rows(self, runs: int) -> list[OperatorTime]:
         total = sum(self.seconds) or 1.0

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
     reason="the native runner is for Linux on x86-64 and arm64",
 )
 HOST = f"{platform.machine()}-linux-gnu"
-RUNTIMES = ("executorch",)
+RUNTIMES = ("executorch", "tvm")
 
 
 @pytest.fixture(scope="module", params=RUNTIMES)

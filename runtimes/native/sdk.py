@@ -63,6 +63,15 @@ SDKS: Mapping[str, RuntimeSdk] = {
             "_LIBCPP_ABI_VARIANT_INDEX_TYPE_OPTIMIZATION",
         ),
     ),
+    "tvm": RuntimeSdk(
+        packages=(
+            Package("apache-tvm", "tvm", ("tvm/lib/libtvm_runtime.so",)),
+            Package("apache-tvm-ffi", "tvm_ffi", ("tvm_ffi/include/", "tvm_ffi/lib/libtvm_ffi.so")),
+        ),
+        includes=("tvm_ffi/include",),
+        libraries=("tvm/lib/libtvm_runtime.so", "tvm_ffi/lib/libtvm_ffi.so"),
+        defines=(),
+    ),
 }  # fmt: skip
 
 
