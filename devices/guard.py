@@ -26,6 +26,8 @@ SETTLE = 20.0
 FALL = 0.5
 #: Seconds between readings while waiting.
 STEP = 0.5
+#: What the user is told meanwhile.
+COOLING = "wait for the device to cool"
 #: How far above the settled temperature still counts as idle: sensors step by half a degree and more.
 MARGIN = 2.0
 
@@ -34,14 +36,15 @@ MARGIN = 2.0
 class Guard:
     """Waits, at most ``budget`` seconds in all, until ``temperature`` is within the idle band.
 
-    ``busy`` says whether others use the device: what is learned while they do would be no idle band. ``clock`` and
-    ``sleep`` are in seconds.
+    ``busy`` says whether others use the device: what is learned while they do would be no idle band. ``waiting`` is
+    called before a wait, so that the user knows. ``clock`` and ``sleep`` are in seconds.
     """
 
     temperature: Callable[[], float | None]
     budget: float
     band: IdleBand | None = None
     busy: Callable[[], bool] = lambda: False
+    waiting: Callable[[], None] = lambda: None
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     waited: float = 0.0
@@ -60,6 +63,8 @@ class Guard:
             if now < self.band.low_c - FALL and not self.busy():
                 self.band = IdleBand(low_c=now, high_c=now + MARGIN)
             return 0.0
+        if not self.gave_up:
+            self.waiting()
         begun = self.clock()
         seen = [(begun, now)]
         while not self._cool(seen):

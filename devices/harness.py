@@ -23,7 +23,7 @@ from edge.dependencies import version
 from edge.devices import timing
 from edge.devices.energy import Meter, find_meter
 from edge.devices.facts import BUSY, busy_share, device_facts
-from edge.devices.guard import Guard, remember_band, remembered_band
+from edge.devices.guard import COOLING, Guard, remember_band, remembered_band
 from edge.devices.programs import Programs, local_programs
 from edge.devices.resident import proportional, reset_peak, resident, resident_now
 from edge.devices.sensors import Sensors
@@ -188,7 +188,8 @@ class _Watch:
         self.sensors = Sensors(root, programs)
         known = remembered_band() if root == Path("/") else None
         self.guard = Guard(
-            self.sensors.temperature, request.cool_seconds, known, busy=lambda: busy_share(root) > BUSY
+            self.sensors.temperature, request.cool_seconds, known, busy=lambda: busy_share(root) > BUSY,
+            waiting=lambda: began(COOLING),
         )
         self.meter = find_meter(root, programs) if request.energy else "not asked for"
         self.idle_watts: float | None = None

@@ -18,7 +18,7 @@ import msgspec
 
 from edge.conditions import NOT_READABLE, Conditions, Reading
 from edge.devices.base import Device
-from edge.devices.guard import Guard, remember_band, remembered_band
+from edge.devices.guard import COOLING, Guard, remember_band, remembered_band
 from edge.devices.harness import Profiled, ProfileRequest, Reply
 from edge.devices.script import run_script
 from edge.devices.sensors import Sensors, Throttling
@@ -62,7 +62,10 @@ def watched(
     device: Device, request: ProfileRequest, measure: Callable[[], Reply], progress: Progress, root: str = ""
 ) -> Profiled:
     """``measure`` on a cool board, with what its sensors said before and after. ``root`` is in front of the board's /sys."""
-    guard = Guard(lambda: look(device, root).reading.temperature_c, request.cool_seconds, remembered_band(device.address))
+    guard = Guard(
+        lambda: look(device, root).reading.temperature_c, request.cool_seconds, remembered_band(device.address),
+        waiting=lambda: progress.stage(COOLING),
+    )
     repeated = 0
     while True:
         if guard.budget > 0:

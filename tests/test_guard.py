@@ -178,10 +178,12 @@ def test_a_profile_waits_for_its_board(tmp_path: Path, monkeypatch: pytest.Monke
             device="local", bundle=str(bundle), threads=1, entries=("small",), runs=5, seconds=0.0, operators=False,
             cool_seconds=30.0,
         )
-        found = harness.profile(request, lambda phase: None, root, answering(PI5_PROGRAMS))
+        heard: list[str] = []
+        found = harness.profile(request, heard.append, root, answering(PI5_PROGRAMS))
     finally:
         done.set()
         thread.join()
+    assert heard.index("runs small") < heard.index("wait for the device to cool") < heard.index("energy small")
     conditions = found.conditions
     assert conditions.waited_s > 0.3 and not conditions.stayed_hot
     assert conditions.idle is not None and 50.0 <= conditions.idle.low_c < 52.0
