@@ -3,8 +3,8 @@
 From the roofline (see ``edge.devices.roofline``) with the target's published figures. The low end is what no runtime
 can beat: the operations at the full peak, or the weights that no cache holds at the full bandwidth, whichever is
 longer. The high end adds up what runtimes lose: operations at a part of the float32 peak, weights and activations once
-through memory, and a fixed cost for every operator. Those losses were chosen so that profiles of the demo models on
-x86-64 lie inside (``benchmarks/estimate.py`` prints them); no board has confirmed them.
+through memory, and a fixed cost for every operator and for the call. Those losses were chosen so that profiles of the
+demo models on x86-64 lie inside (``benchmarks/estimate.py`` prints them); no board has confirmed them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ EFFICIENCY: Mapping[str, float] = {"onnx": 0.25, "executorch": 0.25, "tvm": 0.1}
 #: What an operator costs at worst beside its arithmetic, in floating-point operations of one core at its peak: 1 us
 #: where a core reaches 100 GFLOP/s, more on a slower one.
 OPERATOR_FLOPS = 100_000.0
+#: The same of a whole call, from the application into the runtime and back: 10 us at worst.
+CALL_FLOPS = 1_000_000.0
 #: Memory in MB of the process without the model, (least, most): Python with the runtime where it is imported, the
 #: runtime's own libraries where a native runner loads the bundle.
 _PYTHON_MB: Mapping[str, tuple[float, float]] = {"onnx": (40, 110), "executorch": (150, 330), "tvm": (150, 520)}
@@ -125,7 +127,7 @@ def _entry(
     # All cores are taken for the low end: on cores of two kinds the fast ones have more than their part.
     slow = cost.flops / (limits.peak_gflops * part * EFFICIENCY.get(runtime, min(EFFICIENCY.values()))) / 1e3
     moved = (cost.weight_bytes + cost.activation_bytes) / limits.bandwidth_gbs / 1e3 if limits.bandwidth_gbs else 0.0
-    overhead = cost.operators * OPERATOR_FLOPS / (limits.peak_gflops / target.cores) / 1e3
+    overhead = (cost.operators * OPERATOR_FLOPS + CALL_FLOPS) / (limits.peak_gflops / target.cores) / 1e3
     return EntryEstimate(
         entry=entry.name,
         low_us=max(arithmetic, memory),
