@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import threading
 import time
@@ -85,14 +86,16 @@ class Sampled(Meter):
 
     def stop(self) -> float | None:
         assert self._thread is not None
+        asked = time.perf_counter()
         self._done.set()
         self._thread.join()
         self._read()
         joules = 0.0
-        for (before, low), (after, high) in zip(self._samples, self._samples[1:], strict=False):
+        for (before, low), (after, high) in itertools.pairwise(self._samples):
             if low is None or high is None:
                 return None
-            joules += (after - before) * (low + high) / 2
+            # What was drawn while the thread was waited for is not the runs'.
+            joules += max(min(after, asked) - before, 0.0) * (low + high) / 2
         return joules
 
     def _sample(self) -> None:

@@ -164,11 +164,12 @@ def metered(call: Callable[[], object], meter: Meter, idle_watts: float | None, 
 
 def idle_watts(meter: Meter) -> float | None:
     """Watts that the device draws while this process sleeps, over the meter's least time."""
-    begun = time.perf_counter()
     meter.start()
+    begun = time.perf_counter()
     time.sleep(meter.least_seconds)
+    seconds = time.perf_counter() - begun
     joules = meter.stop()
-    return None if joules is None else joules / (time.perf_counter() - begun)
+    return None if joules is None else joules / seconds
 
 
 def _spoiled(before: Throttling | None, after: Throttling | None) -> tuple[str, ...]:

@@ -156,7 +156,7 @@ def test_long_measurements_are_cut_into_blocks(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_profile_waits_for_its_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "SETTLE", 0.6)
+    monkeypatch.setattr(guard, "SETTLE", 2.0)  # the thread that plays the board may have to wait for a core
     monkeypatch.setattr(guard, "STEP", 0.05)
     monkeypatch.setattr("edge.devices.energy.PMIC_SECONDS", 0.3)
     bundle = make_bundle(tmp_path / "tiny.edge").path
