@@ -72,7 +72,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a target can do at most: GFLOP/s in float32 with all cores, GB/s (None: unknown), bytes of shared cache."""
+    """What a target can do at most: GFLOP/s in float32 with all cores, GB/s (None: unknown), bytes of cache."""
 
     peak_gflops: float
     bandwidth_gbs: float | None

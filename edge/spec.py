@@ -118,7 +118,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     threads: int  # the default for run and profile
     ram_mb: int
     page_size: int = 4096
-    cache_kb: int | None = None  # the last-level cache that all cores share, KiB
+    cache_kb: int | None = None  # what can hold weights between runs: the shared cache and each core's own L2, KiB
     bandwidth_gbs: float | None = None  # memory reads, GB/s
     peak_gflops: float | None = None  # float32, all cores
     libc: str = "glibc"

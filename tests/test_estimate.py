@@ -42,9 +42,9 @@ def test_the_low_end_is_the_roofline(tiny: Path) -> None:
     pi = load_target("rpi5")
     (entry,) = of(tiny, pi, flops=153_600_000).entries
     assert entry.low_us == pytest.approx(1000.0) and entry.bound == "arithmetic"
-    (entry,) = of(tiny, pi, flops=1000, weight_bytes=102_097_152).entries
-    assert entry.low_us == pytest.approx(10_000.0) and entry.bound == "memory"  # 100 MB past 2 MiB of cache, 10 GB/s
-    (entry,) = of(tiny, pi, flops=1000, weight_bytes=2 * 2**20).entries
+    (entry,) = of(tiny, pi, flops=1000, weight_bytes=104_194_304).entries
+    assert entry.low_us == pytest.approx(10_000.0) and entry.bound == "memory"  # 100 MB past 4 MiB of cache, 10 GB/s
+    (entry,) = of(tiny, pi, flops=1000, weight_bytes=4 * 2**20).entries
     assert entry.bound == "arithmetic"  # the cache holds them
 
 
