@@ -1,12 +1,15 @@
 """InterFormer light, one click at 512x512: edge's click bundles against the straightforward module of the same weights.
 
     python benchmarks/interformer.py [--quick] [--json FILE] [--runtimes onnx,executorch,tvm] [--tune-trials N]
+                                     [--threads 1,2] [--folder DIR]
 
 Ours: the entry point ``click`` in each runtime, float32 and int8, from the label map to logits at a quarter of the size. Theirs: the
 paper's module (`interformer_peers.py`) from the encoder's four maps and the same label map to the same logits, in PyTorch
 eager, and exported as it is (only its adaptive pools rewritten, which ONNX lacks) to ONNX Runtime, OpenVINO and ExecuTorch. All
 take turns in one run, at 1 and 2 threads. Weights are those of the tests' golden data. Before anything is timed, logits are
 compared: in float32 to rounding, in int8 masks must agree on 99.5 % of the pixels.
+
+Exporting takes most of the time. ``--folder`` keeps what was exported for the next run; ``--threads ''`` exports only.
 """
 
 from __future__ import annotations
@@ -41,21 +44,25 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--runtimes", default="onnx,executorch,tvm")
     parser.add_argument("--tune-trials", type=int, default=0, help="MetaSchedule trials for TVM; 0 takes what the cache has")
+    parser.add_argument("--threads", help="thread counts, 1,2 unless --quick")
+    parser.add_argument("--folder", type=Path, help="keep the exports here, and take those that are here already")
     options = parser.parse_args()
     python = peer_python("interformer", PEERS)
+    counts = ("2" if options.quick else "1,2") if options.threads is None else options.threads
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="edge-bench-") as folder:
-        scratch = Path(folder)
+        scratch = options.folder or Path(folder)
         checkpoint = write_checkpoint(scratch)
         bundles = export_ours(scratch, checkpoint, options.runtimes.split(","), options.tune_trials)
-        peers(sys.executable, "prepare", checkpoint, scratch, 2)
-        for threads in (2,) if options.quick else (1, 2):
+        if not (scratch / "plain.onnx").exists():
+            peers(sys.executable, "prepare", checkpoint, scratch, 2)
+        for threads in map(int, filter(None, counts.split(","))):
             rows += measure(scratch, checkpoint, bundles, threads, python, options.quick)
     report(rows, options.json)
 
 
 def write_checkpoint(scratch: Path) -> Path:
-    """The golden data's weights as a checkpoint."""
+    """The golden data's weights as a checkpoint, unless it is there already."""
     import torch
     from safetensors.torch import save_file
 
@@ -65,7 +72,9 @@ def write_checkpoint(scratch: Path) -> Path:
     spec.loader.exec_module(recipe)
     names = json.loads((GOLDEN / "light_state_dict.json").read_text())
     folder = scratch / "light"
-    folder.mkdir()
+    if (folder / "config.json").exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         name: torch.from_numpy(np.asarray(recipe.fill(name, shape)))
         for name, shape, _ in names
@@ -80,12 +89,14 @@ def export_ours(scratch: Path, checkpoint: Path, runtimes: list[str], tune_trial
     bundles = {}
     for runtime in runtimes:
         for scheme in ("fp32", "int8"):
+            bundles[f"{runtime} {scheme}"] = path = scratch / f"{runtime}-{scheme}.edge"
+            if path.exists():
+                continue
             print(f"exporting to {runtime}, {scheme}", file=sys.stderr)
-            exported = edge.export(
+            edge.export(
                 "interformer-light", target="cpu", runtime=runtime, quantize=scheme, checkpoint=checkpoint, part="click",
-                tune_trials=tune_trials if runtime == "tvm" else 0, output=scratch / f"{runtime}-{scheme}.edge",
+                tune_trials=tune_trials if runtime == "tvm" else 0, output=path,
             )  # fmt: skip
-            bundles[f"{runtime} {scheme}"] = exported.bundle.path
     return bundles
 
 

@@ -2,7 +2,8 @@
 
 What is shipped is the plain graph, not one that ONNX Runtime has optimised: its optimiser picks layouts and fused
 kernels for the CPU that it runs on, so it does that on the device, when the session loads. Done here is what it does
-not do itself: linear layers as Gemms over flattened rows (`onnx_rows`), quantization (`onnx_quantize`), weights stored
+not do itself: linear layers as Gemms over flattened rows (`onnx_rows`), large convolutions by half the multiplications
+(`onnx_winograd`), quantization (`onnx_quantize`), weights stored
 once (`onnx_weights`).
 """
 
@@ -25,6 +26,7 @@ from edge.export.onnx_quantize import quantize
 from edge.export.onnx_rows import flatten_rows
 from edge.export.onnx_tidy import finish
 from edge.export.onnx_weights import WEIGHTS, WeightFile
+from edge.export.onnx_winograd import halve_convolutions
 from edge.families.base import Arrays
 from edge.manifest import Notes, RuntimeRecord
 from edge.progress import Progress
@@ -65,7 +67,7 @@ class OnnxLowering(Lowering):
             for one in captured:
                 if one.program not in self._plain:
                     self._plain[one.program] = to_onnx(one)
-                model, sentences = _build(self._plain[one.program].clone(), one, recipe)
+                model, sentences = _build(self._plain[one.program].clone(), one, recipe, target)
                 warnings.extend(sentences)
                 weights.take(model)
                 name = f"{one.entry.name}.onnx"
@@ -98,12 +100,14 @@ class OnnxLowering(Lowering):
 LOWERING = OnnxLowering()
 
 
-def _build(plain: ir.Model, captured: Captured, recipe: Recipe) -> tuple[onnx.ModelProto, list[str]]:
+def _build(plain: ir.Model, captured: Captured, recipe: Recipe, target: Target) -> tuple[onnx.ModelProto, list[str]]:
     """The finished graph of one entry, its weights still inside, and sentences for the manifest."""
     import onnx_ir as ir
 
     if recipe.scheme in (Scheme.FP32, Scheme.FP16, Scheme.INT8):
         flatten_rows(plain.graph, always=recipe.scheme == Scheme.INT8)
+    if recipe.scheme == Scheme.FP32:
+        halve_convolutions(plain.graph, target)
     if recipe.scheme == Scheme.INT4:
         group_weights(plain, captured.entry.keep_float, recipe.group_size)
     model, sentences = quantize(ir.to_proto(plain), captured, recipe)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: Operators that ONNX Runtime computes in uint8 at about the cost of copying.
 _CARRIERS = {"Relu", "Clip", "Add", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Pad"}
-_CARRIERS |= {"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"}
+_CARRIERS |= {"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Resize"}
 #: Carriers that become part of the node before them: their range is the quantized range.
 _CLAMPS = {"Relu", "Clip"}
 _SAME_SHAPE = "/shape.same"  # of a matrix, for Reshape: the first axis as it is, the rest

@@ -19,7 +19,7 @@ from edge import checkpoints
 from edge.errors import CheckpointError, ConfigError, UsageError
 from edge.families.base import Source, find
 from edge.families.interformer.backbone import relative_position_index, resized_index
-from edge.families.interformer.click_entry import Click
+from edge.families.interformer.click_entry import Click, banded, shifted_resize
 from edge.families.interformer.clicks import shares
 from edge.families.interformer.config import VARIANTS, InterFormerConfig
 from edge.families.interformer.encode_entry import Encode
@@ -163,7 +163,19 @@ def test_zooming_refines_inside_the_box_only() -> None:
 @pytest.mark.parametrize(("size", "side"), [((11, 15), (4, 5)), ((12, 16), (4, 8)), ((7, 7), (1, 6)), ((5, 9), (5, 2))])
 def test_pools_are_torchs_to_the_bit(size: tuple[int, int], side: tuple[int, int], style: Style) -> None:
     x = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(MaxPool(size, side, style)(x), F.adaptive_max_pool2d(x, side))
+    pool, expected = MaxPool(size, side, style), F.adaptive_max_pool2d(x, side)
+    assert torch.equal(pool(x), expected)
+    if pool.channels_last:
+        assert torch.equal(pool.last(x[0].permute(1, 2, 0)).permute(2, 0, 1)[None], expected)
+
+
+@pytest.mark.parametrize(("own", "size", "band", "columns"), [(32, 128, 32, 30), (16, 128, 32, 18), (22, 88, 8, 12), (2, 8, 8, 6)])
+def test_bands_of_a_resize_are_its_table(own: int, size: int, band: int, columns: int) -> None:
+    table = shifted_resize(own, size)
+    bands, places = banded(table, band)
+    assert bands.shape == (size // band, band, columns)
+    x = torch.randn(3 * own, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close((bands @ x[places]).reshape(size, 4), table @ x)
 
 
 def test_pool_sides_are_the_papers() -> None:

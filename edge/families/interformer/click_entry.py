@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from edge.families.interformer.config import InterFormerConfig
 from edge.families.interformer.head import UPerHead
 from edge.families.interformer.modules import InterFormer
-from edge.families.interformer.neck import Block, PatchMerging, RefineStage, Stage
+from edge.families.interformer.neck import Block, PatchMerging, PoolingAttention, RefineStage, Stage
 from edge.families.interformer.parts import (
     KeyValue,
     MapNorm,
@@ -30,6 +30,9 @@ from edge.families.interformer.parts import (
     resize_matrix,
 )
 
+#: Places whose scores against some 250 tokens are 2 MB: attention in parts of it took a fifth less time.
+PLACES = 2048
+
 
 class ClickBlock(nn.Module):
     """One block; its keys and values are given, or made from ``x`` itself where they are not."""
@@ -39,13 +42,10 @@ class ClickBlock(nn.Module):
     ) -> None:
         super().__init__()
         attention = block.attn
-        self.heads = attention.heads
-        self.norm1, self.norm2 = MapNorm(block.norm1), MapNorm(block.norm2)
-        self.norm_kv = None if given else MapNorm(block.norm_kv)
+        self.norm1, self.norm2 = MapNorm(block.norm1, style), MapNorm(block.norm2, style)
+        self.norm_kv = None if given else MapNorm(block.norm_kv, style)
         self.key_value = None if given else KeyValue(attention, config, stage, size, style)
-        scale = (attention.query_proj.out_features // self.heads) ** -0.5
-        self.query = pointwise(attention.query_proj.weight * scale, attention.query_proj.bias * scale)
-        self.proj = pointwise(attention.proj.weight, attention.proj.bias)
+        self.attend = OneHead(attention, size, style) if attention.heads == 1 else ManyHeads(attention)
         self.mlp = block.mlp
 
     def forward(self, x: Tensor, given: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -54,12 +54,62 @@ class ClickBlock(nn.Module):
         else:
             assert given is not None
             key, value = given
-        query = self.query(self.norm1(x)).reshape(self.heads, key.shape[1], -1)
-        weights = torch.softmax(torch.bmm(query.transpose(1, 2), key), -1)
-        seen = torch.bmm(weights, value).transpose(1, 2).reshape(x.shape)
-        x = x + self.proj(seen)
+        x = x + self.attend(x, self.norm1, key, value)
         y: Tensor = x + self.mlp(self.norm2(x))
         return y
+
+
+class ManyHeads(nn.Module):
+    """Attention of all places of ``x``, normed first, to keys [heads, d, tokens] and values [heads, tokens, d]."""
+
+    def __init__(self, attention: PoolingAttention) -> None:
+        super().__init__()
+        weight, bias = scaled_query(attention)
+        self.query = pointwise(weight, bias)
+        self.proj = pointwise(attention.proj.weight, attention.proj.bias)
+
+    def forward(self, x: Tensor, norm: MapNorm, key: Tensor, value: Tensor) -> Tensor:
+        query = self.query(norm(x)).reshape(key.shape[0], key.shape[1], -1)
+        weights = torch.softmax(torch.bmm(query.transpose(1, 2), key), -1)
+        seen: Tensor = self.proj(torch.bmm(weights, value).transpose(1, 2).reshape(x.shape))
+        return seen
+
+
+class OneHead(nn.Module):
+    """``ManyHeads`` for a single head, with everything linear moved from the places, which are many, to the tokens.
+
+    The query's map and the norm before it are applied to the keys, the map behind to the values (the weights of a place
+    sum to 1, so its bias goes along). What the keys' part adds to each score is one more row, beside a row of ones.
+    """
+
+    def __init__(self, attention: PoolingAttention, size: tuple[int, int], style: Style) -> None:
+        super().__init__()
+        weight, bias = scaled_query(attention)
+        self.query_table = linear(torch.cat([weight.transpose(0, 1), bias[None]]))
+        self.proj = linear(attention.proj.weight, attention.proj.bias)
+        self.ones = constant(torch.ones(1, 1, size[0] * size[1]))
+        # ONNX Runtime computes one operator after the other: scores of this many places stay in the cache between them.
+        self.together = PLACES if style is Style.ONNX else size[0] * size[1]
+
+    def forward(self, x: Tensor, norm: MapNorm, key: Tensor, value: Tensor) -> Tensor:
+        channels = x.shape[1]
+        scale, shift = norm.factors(x)
+        rows = self.query_table(key.transpose(1, 2))
+        plain, added = rows[..., :channels], rows[..., channels:]
+        added = added + torch.bmm(plain, shift.reshape(1, channels, 1))
+        keys = torch.cat([plain * scale.reshape(1, 1, channels), added], 2)
+        places = torch.cat([x.reshape(1, channels, -1), self.ones], 1)
+        keys, value = keys.transpose(1, 2), self.proj(value)
+        parts = torch.split(places, self.together, 2) if self.together < places.shape[2] else (places,)
+        seen = [torch.bmm(torch.softmax(torch.bmm(some.transpose(1, 2), keys), -1), value) for some in parts]
+        whole = torch.cat(seen, 1) if len(seen) > 1 else seen[0]
+        return whole.transpose(1, 2).reshape(x.shape)
+
+
+def scaled_query(attention: PoolingAttention) -> tuple[Tensor, Tensor]:
+    """Weight and bias (float64) of the query's map, with the scores' factor in them."""
+    scale = (attention.query_proj.out_features // attention.heads) ** -0.5
+    return attention.query_proj.weight.detach().double() * scale, attention.query_proj.bias.detach().double() * scale
 
 
 class Merge(nn.Module):
@@ -110,26 +160,52 @@ class CoarseJoin(nn.Module):
 
     Convolution and resize are linear, and a resize is the same for all channels: each of the nine taps is a product over
     channels on the small map, and one matrix a direction resizes and shifts all nine. For maps a quarter and an eighth of
-    the finest size that is a fourth of the multiplications. Weights are [out, channels, 3, 3] for each map.
+    the finest size that is a fourth of the multiplications. A band of rows depends on a few coarse rows only, so the
+    matrix over rows is a small one for each band. Weights are [out, channels, 3, 3] for each map.
     """
 
-    def __init__(self, weights: Sequence[Tensor], sizes: Sequence[tuple[int, int]], finest: tuple[int, int]) -> None:
+    def __init__(
+        self, weights: Sequence[Tensor], sizes: Sequence[tuple[int, int]], finest: tuple[int, int], style: Style
+    ) -> None:
         super().__init__()
         self.sizes, self.out = tuple(sizes), weights[0].shape[0]
         # Output channels in the order (out, row tap, column tap).
         self.taps = nn.ModuleList(
             pointwise(weight.permute(0, 2, 3, 1).reshape(-1, weight.shape[1]), None) for weight in weights
         )
-        self.column_tables = nn.ModuleList(linear(shifted_resize(wide, finest[1])) for _, wide in sizes)
-        self.row_table = constant(torch.cat([shifted_resize(high, finest[0]) for high, _ in sizes], 1))
+        # XNNPACK gathers no rows and copies a matrix for each of those that it multiplies: there it is one linear map.
+        tables = [shifted_resize(high, finest[0]) for high, _ in sizes]
+        self.rows = nn.ModuleList(linear(table) if style is Style.XNNPACK else BandedRows(table) for table in tables)
+        self.columns = linear(torch.cat([shifted_resize(wide, finest[1]) for _, wide in sizes], 1))
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        rows = []
-        for x, taps, table, (high, wide) in zip(maps, self.taps, self.column_tables, self.sizes, strict=True):
-            y = taps(x).reshape(self.out * 3, 3, high, wide).permute(0, 2, 1, 3)
-            rows.append(table(y.reshape(self.out * 3 * high, 3 * wide)).reshape(self.out, 3 * high, -1))
-        joined: Tensor = torch.matmul(self.row_table, torch.cat(rows, 1))
-        return joined[None]
+        joined = []
+        for x, taps, rows, (high, wide) in zip(maps, self.taps, self.rows, self.sizes, strict=True):
+            # [out, row tap, column tap, high, wide] to [out, row tap and place, column tap and place].
+            y = taps(x).reshape(self.out * 3, 3, high, wide).transpose(1, 2).reshape(self.out, 3 * high, 3 * wide)
+            y = rows(y) if isinstance(rows, BandedRows) else rows(y.transpose(1, 2)).transpose(1, 2)
+            joined.append(y.reshape(-1, 3 * wide))
+        both: Tensor = self.columns(torch.cat(joined, 1))
+        return both.reshape(1, self.out, -1, both.shape[-1])
+
+
+class BandedRows(nn.Module):
+    """``shifted_resize``'s table over the rows of [maps, rows, columns], by bands of its result."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        band = max(size for size in (8, 16, 32) if len(table) % size == 0)
+        bands, places = banded(table, band)
+        self.bands = constant(bands)
+        self.register_buffer("places", places.reshape(-1), persistent=False)
+
+    places: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        count, _, columns = x.shape
+        gathered = x.index_select(1, self.places).reshape(count, len(self.bands), -1, columns)
+        y: Tensor = torch.matmul(self.bands, gathered)
+        return y.reshape(count, -1, columns)
 
 
 def shifted_resize(own: int, size: int) -> Tensor:
@@ -139,10 +215,27 @@ def shifted_resize(own: int, size: int) -> Tensor:
     return torch.cat([padded[tap : tap + size] for tap in range(3)], 1)
 
 
+def banded(table: Tensor, band: int) -> tuple[Tensor, Tensor]:
+    """``shifted_resize``'s table cut into bands of ``band`` rows and the columns that one of them needs.
+
+    The bands [bands, band, columns], and those columns' places in the table [bands, columns].
+    """
+    own = table.shape[1] // 3
+    bands = table.reshape(-1, band, 3, own)
+    used = bands.ne(0).any(2).any(1)
+    spans = [(int(found[0]), int(found[-1])) for found in (row.nonzero().flatten() for row in used)]
+    wide = max(last - first + 1 for first, last in spans)
+    starts = torch.tensor([min(first, own - wide) for first, _ in spans])
+    inside = starts[:, None] + torch.arange(wide)
+    places = (torch.arange(3)[:, None] * own + inside[:, None, :]).reshape(len(spans), -1)
+    flat = bands.reshape(len(spans), band, -1)
+    return flat.gather(2, places[:, None, :].expand(-1, band, -1)), places
+
+
 class Head(nn.Module):
     """The four refined maps to logits. The two finest are joined as they are, the others by ``CoarseJoin``."""
 
-    def __init__(self, head: UPerHead, config: InterFormerConfig) -> None:
+    def __init__(self, head: UPerHead, config: InterFormerConfig, style: Style) -> None:
         super().__init__()
         self.sizes = config.maps
         self.pools = nn.ModuleList(
@@ -160,7 +253,7 @@ class Head(nn.Module):
         weight, bias = folded(head.fpn_bottleneck)
         parts = torch.split(weight, config.head_channels, 1)
         self.join = conv(torch.cat(parts[:2], 1), bias, padding=1)
-        self.coarse = CoarseJoin(parts[2:], config.maps[2:], config.maps[0])
+        self.coarse = CoarseJoin(parts[2:], config.maps[2:], config.maps[0], style)
         self.classify = head.conv_seg
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
@@ -205,10 +298,10 @@ class Click(nn.Module):
             self.refine.append(blocks(more, given=False))
             norm = neck.get_submodule(f"norm{number}")
             assert isinstance(norm, nn.GroupNorm)
-            self.norms.append(MapNorm(norm))
+            self.norms.append(MapNorm(norm, style))
             if stage.downsample is not None:
                 self.merges.append(Merge(stage.downsample))
-        self.head = Head(model.decode_head, config)
+        self.head = Head(model.decode_head, config, style)
 
     def forward(self, finest: Tensor, shares: Tensor, *given: Tensor) -> Tensor:
         x = finest + self.embed(shares)

@@ -52,10 +52,10 @@ class EncoderLayer(nn.Module):
 class Pyramid(nn.Module):
     """``SimpleFPN`` with norms that every runtime takes."""
 
-    def __init__(self, fpn: SimpleFPN) -> None:
+    def __init__(self, fpn: SimpleFPN, style: Style) -> None:
         super().__init__()
         self.levels = nn.ModuleList(
-            nn.Sequential(*(MapNorm(layer) if isinstance(layer, nn.GroupNorm) else layer for layer in level.children()))
+            nn.Sequential(*(MapNorm(layer, style) if isinstance(layer, nn.GroupNorm) else layer for layer in level.children()))
             for level in fpn.rescale_ops
         )
 
@@ -78,13 +78,13 @@ class Encode(nn.Module):
         self.register_buffer("index", backbone.index(*self.grid).reshape(-1), persistent=False)
         layers = [layer for layer in backbone.layers if isinstance(layer, Layer)]
         self.layers = nn.ModuleList(EncoderLayer(layer, style) for layer in layers)
-        self.pyramid = Pyramid(backbone.fpn)
+        self.pyramid = Pyramid(backbone.fpn, style)
         self.norms, self.prepare = nn.ModuleList(), nn.ModuleList()
         for number, (stage, size) in enumerate(zip(model.neck.stages, config.maps, strict=True)):
             assert isinstance(stage, Stage)
             block = stage.blocks[0]
             assert isinstance(block, Block)
-            self.norms.append(MapNorm(block.norm_kv))
+            self.norms.append(MapNorm(block.norm_kv, style))
             self.prepare.append(KeyValue(block.attn, config, number, size, style))
 
     index: Tensor

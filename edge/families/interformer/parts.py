@@ -70,19 +70,31 @@ class MapNorm(nn.Module):
     The variance is the mean square less the squared mean, which float32 bears, as these maps' means are small.
     """
 
-    def __init__(self, norm: nn.GroupNorm) -> None:
+    def __init__(self, norm: nn.GroupNorm, style: Style) -> None:
         super().__init__()
         channels = norm.num_channels
         self.eps = norm.eps
         self.gain, self.shift = (constant(value.reshape(1, -1, 1, 1)) for value in (norm.weight, norm.bias))
-        # XNNPACK takes means over places; the mean over channels is a product.
-        self.mean_norm = pointwise(torch.full((1, channels), 1.0 / channels), None)
+        # XNNPACK takes means over places; the mean over channels is a product. ONNX Runtime sums everything at once,
+        # which is the same in any layout that it may choose.
+        means = pointwise(torch.full((1, channels), 1.0 / channels), None)
+        self.mean_norm = None if style is Style.ONNX else means
+
+    def mean(self, x: Tensor) -> Tensor:
+        if self.mean_norm is None:
+            return x.mean((1, 2, 3), keepdim=True)
+        mean: Tensor = self.mean_norm(x.mean((2, 3), keepdim=True))
+        return mean
+
+    def factors(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What each channel is multiplied by, and what is added to it, [1, C, 1, 1] each."""
+        mean, square = self.mean(x), self.mean(x * x)
+        scale = torch.rsqrt(square - mean * mean + self.eps) * self.gain
+        return scale, self.shift - mean * scale
 
     def forward(self, x: Tensor) -> Tensor:
-        mean = self.mean_norm(x.mean((2, 3), keepdim=True))
-        square = self.mean_norm((x * x).mean((2, 3), keepdim=True))
-        scale = torch.rsqrt(square - mean * mean + self.eps) * self.gain
-        y: Tensor = x * scale + (self.shift - mean * scale)
+        scale, shift = self.factors(x)
+        y: Tensor = x * scale + shift
         return y
 
 
@@ -114,6 +126,7 @@ class MaxPool(nn.Module):
         super().__init__()
         self.slices = style is Style.XNNPACK  # which cuts and joins, but does not gather
         self.divides = size[0] % side[0] == 0 and size[1] % side[1] == 0
+        self.channels_last = style is Style.ONNX and not self.divides  # ``last`` is the faster form
         self.rows, self.columns = (windows(length, count) for length, count in zip(size, side, strict=True))
         self.window = (len(self.rows[0]), len(self.columns[0]))
         if not self.divides:
@@ -136,6 +149,14 @@ class MaxPool(nn.Module):
             else:
                 x = x.index_select(axis, index)
             x = F.max_pool2d(x, window, window)
+        return x
+
+    def last(self, x: Tensor) -> Tensor:
+        """The same of [h, w, C]: whole rows of channels are gathered, which ONNX Runtime copies at once."""
+        for axis, (index, places) in enumerate(((self.row_index, self.rows), (self.column_index, self.columns))):
+            x = x.index_select(axis, index)
+            shape = (*x.shape[:axis], len(places), -1, *x.shape[axis + 1 :])
+            x = x.reshape(shape).amax(axis + 1)
         return x
 
 
@@ -182,7 +203,14 @@ class KeyValue(nn.Module):
 
     def forward(self, kv: Tensor) -> tuple[Tensor, Tensor]:
         channels = kv.shape[1]
-        pooled = [dconv(pool(kv)).reshape(channels, -1) for pool, dconv in zip(self.pools, self.dconvs, strict=True)]
+        rows = kv[0].permute(1, 2, 0)
+        pooled = []
+        for pool, dconv in zip(self.pools, self.dconvs, strict=True):
+            if isinstance(pool, MaxPool) and pool.channels_last:
+                small = pool.last(rows).permute(2, 0, 1)[None]
+            else:
+                small = pool(kv)
+            pooled.append(dconv(small).reshape(channels, -1))
         tokens = self.norm(torch.cat(pooled, 1).transpose(0, 1))
         count, depth = tokens.shape[0], channels // self.heads
         key = self.key(tokens).reshape(count, self.heads, depth).permute(1, 2, 0)
