@@ -45,7 +45,9 @@ class ClickBlock(nn.Module):
         self.norm1, self.norm2 = MapNorm(block.norm1, style), MapNorm(block.norm2, style)
         self.norm_kv = None if given else MapNorm(block.norm_kv, style)
         self.key_value = None if given else KeyValue(attention, config, stage, size, style)
-        self.attend = OneHead(attention, size, style) if attention.heads == 1 else ManyHeads(attention)
+        # TVM keeps the plain form, in which its kernels were measured.
+        single = attention.heads == 1 and style is not Style.TVM
+        self.attend = OneHead(attention, size, style) if single else ManyHeads(attention)
         self.mlp = block.mlp
 
     def forward(self, x: Tensor, given: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -161,7 +163,7 @@ class CoarseJoin(nn.Module):
     Convolution and resize are linear, and a resize is the same for all channels: each of the nine taps is a product over
     channels on the small map, and one matrix a direction resizes and shifts all nine. For maps a quarter and an eighth of
     the finest size that is a fourth of the multiplications. A band of rows depends on a few coarse rows only, so the
-    matrix over rows is a small one for each band. Weights are [out, channels, 3, 3] for each map.
+    matrix over rows may be a small one for each band. Weights are [out, channels, 3, 3] for each map.
     """
 
     def __init__(
@@ -173,9 +175,10 @@ class CoarseJoin(nn.Module):
         self.taps = nn.ModuleList(
             pointwise(weight.permute(0, 2, 3, 1).reshape(-1, weight.shape[1]), None) for weight in weights
         )
-        # XNNPACK gathers no rows and copies a matrix for each of those that it multiplies: there it is one linear map.
+        # XNNPACK gathers no rows and copies a matrix for each of those that it multiplies: but for ONNX Runtime it is
+        # one linear map.
         tables = [shifted_resize(high, finest[0]) for high, _ in sizes]
-        self.rows = nn.ModuleList(linear(table) if style is Style.XNNPACK else BandedRows(table) for table in tables)
+        self.rows = nn.ModuleList(BandedRows(table) if style is Style.ONNX else linear(table) for table in tables)
         self.columns = linear(torch.cat([shifted_resize(wide, finest[1]) for _, wide in sizes], 1))
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
