@@ -28,9 +28,12 @@ TRANSPORTS: Mapping[str, str] = {
     "local": "edge.devices.local",
     "ssh": "edge.devices.ssh",
     "adb": "edge.devices.adb",
+    "qemu": "edge.devices.qemu",
 }
 #: How each is written, for who mistyped it.
-FORMS: Mapping[str, str] = {"local": "local", "ssh": "ssh://user@host[:port]", "adb": "adb:SERIAL"}
+FORMS: Mapping[str, str] = {
+    "local": "local", "ssh": "ssh://user@host[:port]", "adb": "adb:SERIAL", "qemu": "qemu:rpi4|rpi5|android",
+}  # fmt: skip
 
 #: Seconds for a short command: a board that swaps, or is emulated, takes a few.
 PATIENCE = 60.0

@@ -25,6 +25,8 @@ from edge.progress import Progress
 
 #: Bytes handed to the transport at a time, and seconds that it may take for one: a slow radio link passes 64 kB in that.
 CHUNK = 2**16
+#: Less than this is there before a bar is read.
+WORTH_SHOWING = 2**20
 #: How often a push that loses the connection is taken up again by itself, and seconds before each try.
 TRIES = 3
 PAUSE = 2.0
@@ -151,7 +153,8 @@ def _send(
             assert process.stdin is not None
             try:
                 # It may end early: a full disk, a lost connection. Its status says which.
-                with progress.bar(f"sending {name}", max(size - offset, 1)) as bar, contextlib.suppress(BrokenPipeError):
+                shown = progress if size - offset >= WORTH_SHOWING else Progress()
+                with shown.bar(f"sending {name}", size - offset) as bar, contextlib.suppress(BrokenPipeError):
                     while chunk := stream.read(CHUNK):
                         process.stdin.write(chunk)
                         bar.advance(len(chunk))

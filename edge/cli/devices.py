@@ -29,7 +29,7 @@ class DeviceRow:
 
 
 def devices(json: JsonFlag = False) -> None:
-    """List the devices that bundles can run on from here: this machine and what adb sees.
+    """List the devices that bundles can run on from here: this machine, what adb sees, and emulated boards.
 
     Boards that ssh reaches are not listed: name them, ssh://user@host. `edge doctor --device D` asks one what it has.
 
@@ -43,11 +43,13 @@ def devices(json: JsonFlag = False) -> None:
     from edge.cli.output import print_json, print_table
     from edge.devices.adb import attached
     from edge.devices.host import host_facts
+    from edge.devices.qemu import possible
 
     rows = [DeviceRow("local", "ready", host_facts(), platform.python_version())]
     for found in attached():
         state = "ready" if found.state == "device" else found.state
         rows.append(DeviceRow(f"adb:{found.serial}", state))
+    rows += [DeviceRow(name, step or "ready (emulated: to verify, not to time)") for name, step in possible().items()]
     if json:
         print_json(rows)
         return
