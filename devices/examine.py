@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -10,9 +9,9 @@ from pathlib import Path
 from edge.bundle import open_bundle
 from edge.devices import elf
 from edge.devices.probe import BoardFacts
-from edge.devices.routes import BASE_PACKAGES, OLDEST_PYTHON, RUNTIME_PACKAGES
+from edge.devices.routes import BASE_PACKAGES, NATIVE, OLDEST_PYTHON, RUNTIME_PACKAGES, lacking
 from edge.doctor import Check, Status, allows, read_requirements
-from edge.errors import EdgeError
+from edge.errors import UnsupportedError
 
 #: The wheels of onnxruntime and executorch for Linux are tagged manylinux_2_28 (pypi.org).
 WHEELS_GLIBC = "2.28"
@@ -25,7 +24,7 @@ LITTLE_RAM_MB = 512
 
 def examine_device(facts: BoardFacts, bundle: Path | None = None) -> tuple[Check, ...]:
     """Every check of the device that ``facts`` describes; with ``bundle``, whether it can load that."""
-    return (*_board(facts), *_python(facts), *_native(facts), *(_bundle(facts, bundle) if bundle else ()))
+    return (*_board(facts), *_python(facts), *(_bundle(facts, bundle) if bundle else ()))
 
 
 def _board(facts: BoardFacts) -> Iterator[Check]:
@@ -78,39 +77,32 @@ def _python(facts: BoardFacts) -> Iterator[Check]:
         yield _package(name, python.packages.get(name), wanted.get(name, ""), python.path, "python", optional=False)
     for runtime, names in RUNTIME_PACKAGES.items():
         for name in names:
-            # A phone or a small board needs no torch: where it has none, the native runner does the work.
-            optional = runtime != "onnx"
+            # No board needs torch: where it has none, the native runner does the work.
+            optional = runtime in NATIVE
             yield _package(name, python.packages.get(name), wanted.get(name, ""), python.path, runtime, optional)
 
 
 def _package(name: str, installed: str | None, versions: str, python: str, group: str, optional: bool) -> Check:
     install = f"run `{python} -m pip install '{name}{versions}'` there"
     if installed is None:
-        step = "" if optional else install
-        return _check(name, "none: the native runner is used" if optional else "not installed", group, versions, step, Status.MISSING)
+        found = "not installed (the native runner does without)" if optional else "not installed"
+        return _check(name, found, group, versions, "" if optional else install, Status.MISSING)
     return _check(name, installed, group, versions, "" if allows(versions, installed) else install)
 
 
-def _native(facts: BoardFacts) -> Iterator[Check]:
-    """Whether the runner for each runtime, where there is one for this machine, can be loaded."""
-    try:
-        build = importlib.import_module("edge.runtimes.native.build")
-    except ModuleNotFoundError:
-        return
-    for runtime in RUNTIME_PACKAGES:
-        if runtime == "onnx":
-            continue
-        try:
-            files: Mapping[str, Path] = build.runner_files(runtime, facts.triple)
-        except EdgeError as error:
-            yield _check("native runner", "none", runtime, step=str(error).rstrip("."), status=Status.MISSING)
-            continue
-        yield from _loadable(files, facts, runtime)
-
-
 def _bundle(facts: BoardFacts, path: Path) -> Iterator[Check]:
+    """The bundle's own machine code, and the runner's where the device has not got the runtime in Python."""
     opened = open_bundle(path)
     yield from _loadable({record.path: path / record.path for record in opened.manifest.files}, facts, path.name)
+    runtime = opened.manifest.runtime.name
+    if runtime not in NATIVE or not lacking(facts, runtime):
+        return
+    from edge.runtimes.native.build import runner_files
+
+    try:
+        yield from _loadable(runner_files(runtime, facts.triple), facts, "native runner")
+    except UnsupportedError as error:
+        yield _check("native runner", "none", runtime, step=str(error).rstrip("."), status=Status.MISSING)
 
 
 def _loadable(files: Mapping[str, Path], facts: BoardFacts, group: str) -> Iterator[Check]:

@@ -8,7 +8,6 @@ them and by the runner elsewhere.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -19,7 +18,7 @@ from edge.devices import elf
 from edge.devices.payload import worker_zip
 from edge.devices.probe import BoardFacts
 from edge.doctor import allows, read_requirements
-from edge.errors import DeviceError
+from edge.errors import DeviceError, UnsupportedError
 from edge.manifest import Manifest
 
 #: What each runtime needs on the device beside numpy and msgspec, by distribution.
@@ -28,9 +27,10 @@ RUNTIME_PACKAGES: Mapping[str, tuple[str, ...]] = {
     "executorch": ("torch", "executorch"),
     "tvm": ("apache-tvm",),
 }
+#: Runtimes that edge's native runner has.
+NATIVE = ("executorch", "tvm")
 BASE_PACKAGES = ("numpy", "msgspec")
 OLDEST_PYTHON = ">=3.11"
-RUNNER = "edge-runner"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def choose_route(facts: BoardFacts, manifest: Manifest | None) -> Route:
     lack = lacking(facts, runtime)
     if not lack:
         return python_route(facts)
-    if runtime in ("executorch", "tvm"):
+    if runtime is not None and runtime in NATIVE:
         return native_route(facts, runtime, lack)
     raise DeviceError(lack)
 
@@ -90,11 +90,12 @@ def python_route(facts: BoardFacts) -> Route:
 
 def native_route(facts: BoardFacts, runtime: str, lack: str) -> Route:
     """By the runner that edge builds for the device's architecture. DeviceError if there is none, or it cannot run there."""
+    from edge.runtimes.native.build import PROGRAM, runner_files
+
     try:
-        build = importlib.import_module("edge.runtimes.native.build")
-    except ModuleNotFoundError:
-        raise DeviceError(lack) from None
-    files: Mapping[str, Path] = build.runner_files(runtime, facts.triple)
+        files = runner_files(runtime, facts.triple)
+    except UnsupportedError as error:  # not for such a device: then by Python, if it gets what it lacks
+        raise DeviceError(f"{error} For Python: {lack}") from error
     for name, path in files.items():
         elf.check(path, facts, name)
     folder = f"{facts.folder}/runner/{elf.together(files)}"
@@ -102,7 +103,7 @@ def native_route(facts: BoardFacts, runtime: str, lack: str) -> Route:
         name="native",
         folder=folder,
         files=files,
-        argv=(f"{folder}/{RUNNER}",),
+        argv=(f"{folder}/{PROGRAM}",),
         environment={"LD_LIBRARY_PATH": folder},
     )
 

@@ -12,12 +12,15 @@ from pathlib import Path
 import pytest
 import sshd
 import virtual
+from runners import built
 
 import edge
 from edge import cli
+from edge.bundle import read_manifest
 from edge.devices.base import find_device
 from edge.errors import DeviceError, UsageError
 from edge.report import html
+from edge.runtimes.native.sdk import SDKS
 
 pytestmark = pytest.mark.slow
 
@@ -106,6 +109,35 @@ def test_from_nothing_to_a_report_on_a_virtual_pi(
     assert find_device(at_pi).run(("test", "-e", "/home/pi/.cache/edge/device")).status == 1
     assert cli.invoke(["device", "clean", at_pi]) == 0
     assert "nothing of edge's was there" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module", params=sorted(SDKS))
+def native_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The demo relu2-mlp for a runtime that the Pi does not have in Python; the runner for it is built for arm64."""
+    runtime = str(request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGE_CACHE", str(built(tmp_path_factory, runtime, "aarch64-linux-gnu").parents[2]))
+        path = tmp_path_factory.mktemp(runtime) / "digits.edge"
+        arguments = ["export", "relu2-mlp", "--target", "rpi5", "--runtime", runtime, "--quantize", "fp32", "-o", str(path)]
+        assert cli.invoke(arguments) == 0
+        yield path
+
+
+def test_a_pi_without_the_runtime_is_served_by_the_runner(at_pi: str, native_bundle: Path) -> None:
+    runtime = read_manifest(native_bundle).runtime.name
+    (check,) = edge.verify(native_bundle, device=at_pi, threads=1)
+    assert check.passed and check.samples > 0 and runtime in check.where
+    measured = edge.profile(native_bundle, device=at_pi, threads=1, runs=5, seconds=0.0, roofline=False, cool_seconds=0)
+    assert measured.device.arch == "aarch64" and len(measured.entries[0].runs) >= 5
+    assert measured.entries[0].operators
+    device = find_device(at_pi)
+    assert device.run(("ls", "/home/pi/.cache/edge/device/runner")).output
+
+
+def test_the_runner_is_emulated_alone_too(native_bundle: Path) -> None:
+    for board in ("rpi4", "android"):
+        (check,) = edge.verify(native_bundle, device=f"qemu:{board}", threads=1)
+        assert check.passed
 
 
 def test_files_come_back_from_a_virtual_pi(at_pi: str, tmp_path: Path) -> None:
