@@ -29,6 +29,7 @@ SILENCE = 90
 
 # $1: the folder, $2: who we are, $3: SILENCE.
 _HOLD = """
+umask 077
 mkdir -p "$1" && cd "$1" && exec 3<&0 9>>lock || exit 1
 flock -n 9 || { echo "busy $(cat lock)"; exit 0; }
 echo "$2" > lock

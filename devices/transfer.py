@@ -37,6 +37,7 @@ SPARE = 4 * 2**20
 
 # $1: the folder; then names. Prints for each the hash of what is there, or "-", and how much of a part there is.
 _STATE = """
+umask 077
 cd "$1" 2>/dev/null || mkdir -p "$1" && cd "$1" || exit 1
 shift
 for f; do h=-; n=0; [ -f "./$f" ] && h=$(sha256sum < "./$f"); [ -f "./$f.part" ] && n=$(wc -c < "./$f.part"); echo "${h%% *} $n"; done
@@ -44,6 +45,7 @@ for f; do h=-; n=0; [ -f "./$f" ] && h=$(sha256sum < "./$f"); [ -f "./$f.part" ]
 # $1: the folder, $2: the name, $3: its size, $4: its hash, $5: "x" for a program. Appends standard input to the part.
 # A write that fails takes the part away: it must not keep a full disk full.
 _APPEND = """
+umask 077
 cd "$1" || exit 1
 case $2 in */*) mkdir -p "./${2%/*}" || exit 1;; esac
 cat >> "./$2.part" || { rm -f "./$2.part"; exit 1; }

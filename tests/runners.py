@@ -34,6 +34,18 @@ def built(factory: pytest.TempPathFactory, runtime: str, triple: str) -> Path:
         return runner_files(runtime, triple)[PROGRAM]
 
 
+def exported(factory: pytest.TempPathFactory, model: str, target: str, runtime: str, scheme: str) -> Path:
+    """A bundle that every worker of this test run shares. Do not change it."""
+    from edge import cli
+
+    name = f"{model}-{target}-{runtime}-{scheme}.edge"
+    with shared(factory, "bundles") as folder:
+        if not (folder / name).is_dir():
+            arguments = ["--target", target, "--runtime", runtime, "--quantize", scheme, "-o", str(folder / name)]
+            assert cli.invoke(["export", model, *arguments]) == 0
+        return folder / name
+
+
 def talk(command: Sequence[str | Path], request: bytes) -> tuple[int, list[Message]]:
     """Exit status and messages, decoded by the types that the Python worker's are."""
     done = subprocess.run(command, input=request + b"\n", capture_output=True, timeout=240)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import sshd
 import virtual
-from runners import built
+from runners import built, exported
 
 import edge
 from edge import cli
@@ -35,9 +35,7 @@ def ground() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def pi_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo relu2-mlp as exported for a Raspberry Pi."""
-    path = tmp_path_factory.mktemp("pi") / "digits-rpi5.edge"
-    assert cli.invoke(["export", "relu2-mlp", "--target", "rpi5", "-o", str(path)]) == 0
-    return path
+    return exported(tmp_path_factory, "relu2-mlp", "rpi5", "onnx", "int8-dynamic")
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +115,7 @@ def native_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     runtime = str(request.param)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGE_CACHE", str(built(tmp_path_factory, runtime, "aarch64-linux-gnu").parents[2]))
-        path = tmp_path_factory.mktemp(runtime) / "digits.edge"
-        arguments = ["export", "relu2-mlp", "--target", "rpi5", "--runtime", runtime, "--quantize", "fp32", "-o", str(path)]
-        assert cli.invoke(arguments) == 0
-        yield path
+        yield exported(tmp_path_factory, "relu2-mlp", "rpi5", runtime, "fp32")
 
 
 def test_a_pi_without_the_runtime_is_served_by_the_runner(at_pi: str, native_bundle: Path) -> None:

@@ -1,8 +1,9 @@
-"""A Raspberry Pi that is not there: a real sshd in an arm64 Debian under qemu-user, reached over loopback.
+"""A Raspberry Pi and a phone that are not there: real daemons in an arm64 Debian under qemu-user, reached over loopback.
 
-Everything in it is arm64 code under emulation of the Pi's CPU: sshd, sh, coreutils, Python, ONNX Runtime. It needs no
-root rights: in a user namespace of its own arm64 programs are given to QEMU (binfmt_misc), the board's /proc/cpuinfo and
-/sys are mounted over this machine's, and sshd runs as the user pi.
+Everything in it is arm64 code under emulation of the board's CPU: sshd or adbd, sh, coreutils, Python, ONNX Runtime. It
+needs no root rights: in a user namespace of its own arm64 programs are given to QEMU (binfmt_misc), the board's
+/proc/cpuinfo and /sys are mounted over this machine's, and sshd runs as the user pi. adbd listens on every interface, so
+it has a network of its own with nothing in it; adb's client and server are started in there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import functools
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -44,7 +47,25 @@ mount --bind "$shared" "$root$shared"
 mkdir -p "$root/usr/lib/x86_64-linux-gnu"
 mount --bind /usr/lib/x86_64-linux-gnu "$root/usr/lib/x86_64-linux-gnu"
 mount --bind /lib64 "$root/lib64"
-exec unshare --user --map-user=1000 --map-group=1000 --keep-caps chroot "$root" "$@"
+"""
+AS_PI = 'exec unshare --user --map-user=1000 --map-group=1000 --keep-caps chroot "$root" "$@"\n'
+#: adbd runs as root of its namespaces, in /data/local/tmp as on a phone.
+AS_PHONE = f"""
+ip link set lo up
+mkdir -p "$root/data/local/tmp" "$root/usr/local/bin"
+mount -t tmpfs -o size=64m none "$root/data/local/tmp"
+mount -t tmpfs none "$root/usr/local/bin"
+cp "$shared/getprop" "$root/usr/local/bin/getprop"
+export QEMU_CPU={find_board("android").cpu} ADBD_PORT=5555 SHELL=/bin/sh HOME=/data/local/tmp
+exec chroot "$root" "$@"
+"""
+#: What a phone has and Debian's adbd does not, in its place: it says so itself.
+GETPROP = """#!/bin/sh
+case $1 in
+  ro.product.manufacturer) echo Nobody;;
+  ro.product.model) echo "a shim of the tests";;
+  ro.build.version.sdk) echo 0;;
+esac
 """
 
 
@@ -63,10 +84,14 @@ def lacking() -> str:
 
 def ground() -> Path:
     """The arm64 root, built on first use and kept in $EDGE_ARM64_ROOT or the user's cache. Skips where it cannot be."""
+    return built(arm64root.build_root)
+
+
+def built(build: Callable[[], Path]) -> Path:
     if why := lacking():
         pytest.skip(why)
     try:
-        return arm64root.build_root()
+        return build()
     except DeviceError as error:
         if os.environ.get("CI"):
             raise
@@ -80,9 +105,10 @@ def keep_outside_of_the_tests_cache(patch: pytest.MonkeyPatch) -> None:
     patch.setenv("EDGE_ARM64_ROOT", os.environ.get("EDGE_ARM64_ROOT") or str(folder))
 
 
-def enter(root: Path, board: str, shared: Path) -> list[str]:
+def enter(root: Path, board: str, shared: Path, last: str = AS_PI, *namespaces: str) -> list[str]:
     """The command that runs another, with its arguments after it, inside ``root``."""
-    return ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", ENTER, "enter", str(root), board, str(shared)]
+    script = ["sh", "-c", ENTER + last, "enter", str(root), board, str(shared)]
+    return ["unshare", "--user", "--map-root-user", "--mount", *namespaces, *script]
 
 
 @contextlib.contextmanager
@@ -90,6 +116,69 @@ def raspberry_pi(board: str, folder: Path) -> Iterator[sshd.Server]:
     """A running virtual Pi; keys and logs are in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [*enter(ground(), board, folder), "/usr/sbin/sshd"]
-    extra = ["-o", f"SetEnv=QEMU_CPU={find_board(board).cpu}", "-o", f"HostKey={folder}/host"]
+    extra = ["-o", f"SetEnv=QEMU_CPU={find_board(board).cpu}"]
     with sshd.serve(folder, command, user="pi", extra=extra) as server:
         yield server
+
+
+@dataclass(frozen=True)
+class Phone:
+    """``address`` for --device, ``client`` for EDGE_ADB; ``unplug`` ends adbd, as pulling the cable does."""
+
+    address: str
+    client: str
+    daemon: subprocess.Popen[bytes]
+
+    def unplug(self) -> None:
+        self.daemon.kill()
+        self.daemon.wait()
+
+
+@contextlib.contextmanager
+def phone(folder: Path) -> Iterator[Phone]:
+    """A running virtual phone: the real adbd. Its keys and logs are in ``folder``."""
+    if shutil.which("adb") is None or shutil.which("ip") is None:
+        pytest.skip("adb or ip (iproute2) is not installed")
+    root = built(arm64root.build_phone)
+    (folder / "home").mkdir(parents=True)
+    (folder / "getprop").write_text(GETPROP)
+    (folder / "getprop").chmod(0o755)
+    command = [*enter(root, "android", folder, AS_PHONE, "--net"), "/usr/sbin/adbd"]
+    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL) as daemon:
+        inside = ["nsenter", "--target", str(daemon.pid), "--user", "--net", "--preserve-credentials"]
+        _wait_for_namespaces(daemon)
+        # Keeps the network when adbd has ended, so that adb can still be asked.
+        holder = subprocess.Popen([*inside, "sleep", "600"], stdin=subprocess.DEVNULL)
+        inside[2] = str(holder.pid)
+        # In the phone's own network no port is taken; adb's key and log go to a home of its own.
+        home = f"{folder}/home"
+        client = f"env HOME={home} ANDROID_USER_HOME={home} TMPDIR={home} {' '.join(inside)} adb"
+        try:
+            _connect(client, daemon, folder / "log")
+            yield Phone("adb:127.0.0.1:5555", client, daemon)
+        finally:
+            subprocess.run([*client.split(), "kill-server"], capture_output=True, stdin=subprocess.DEVNULL)
+            holder.kill()
+            holder.wait()
+            daemon.kill()
+
+
+def _wait_for_namespaces(process: subprocess.Popen[bytes]) -> None:
+    ours = os.readlink("/proc/self/ns/net")
+    for _ in range(100):
+        if os.readlink(f"/proc/{process.pid}/ns/net") != ours:
+            time.sleep(0.1)  # the user namespace's map is written after it is made
+            return
+        time.sleep(0.05)
+
+
+def _connect(client: str, daemon: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(100):
+        command = [*client.split(), "connect", "127.0.0.1:5555"]
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        if "connected to" in done.stdout:
+            return
+        if daemon.poll() is not None:
+            break
+        time.sleep(0.2)
+    raise RuntimeError(f"adbd does not answer: {log.read_text()}")
