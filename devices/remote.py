@@ -18,9 +18,9 @@ from edge.devices.conversation import Link, converse
 from edge.devices.harness import ProfileRequest, Reply, Request, RoofRequest
 from edge.devices.local import worker_environment
 from edge.devices.lock import SILENCE, locked
-from edge.devices.routes import bundle_files, bundle_folder, choose_route
+from edge.devices.routes import bundle_files, bundle_folder, choose_route, lacking
 from edge.devices.watching import watched
-from edge.errors import DeviceError
+from edge.errors import DeviceError, UnsupportedError
 from edge.progress import Progress
 
 # $1: SILENCE; the rest is the worker. The request is one line; after it only signs of life come. When they end, the
@@ -49,6 +49,8 @@ def answer(device: Device, request: Request, timeout: float, progress: Progress)
         raise DeviceError(f"{device.address} lacks {', '.join(facts.lacks)}: install coreutils and util-linux, or BusyBox, there.")
     if isinstance(request, RoofRequest):
         root, manifest = None, None
+        if lack := lacking(facts, None):
+            raise UnsupportedError(f"the roofline is measured in Python: {lack}")
     else:
         root = Path(request.bundle)
         manifest = read_manifest(root)

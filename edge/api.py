@@ -18,7 +18,7 @@ from edge.devices.local import LocalDevice
 from edge.devices.roofline import bound
 from edge.devices.targets import load_target
 from edge.devices.verifying import Verified, VerifyRequest, check_samples
-from edge.errors import EdgeError, UsageError
+from edge.errors import EdgeError, UnsupportedError, UsageError
 from edge.estimate import Estimate, measured, published
 from edge.estimate import estimate as make_estimate
 from edge.families.base import get_family
@@ -103,7 +103,12 @@ def profile(
     profiled = found.work(request, timeout or PATIENCE + cool_seconds + 4 * asked * max(seconds, 1.0), progress)
     assert isinstance(profiled, Profiled)
     profiled = with_operators(profiled, opened.path, manifest)
-    roof = _roof(found, used, progress) if roofline else None
+    roof, without = None, ""
+    if roofline:
+        try:
+            roof = _roof(found, used, progress)
+        except UnsupportedError as error:  # a phone has no Python to measure it
+            without = f"there is no roofline: {error}"
     measured = profiled.entries
     if roof is not None:
         measured = tuple(
@@ -122,7 +127,7 @@ def profile(
         memory=profiled.memory,
         entries=measured,
         roof=roof,
-        warnings=(*facts.warnings(profiled.facts, used), *profiled.warnings),
+        warnings=(*facts.warnings(profiled.facts, used), *profiled.warnings, *([without] if without else [])),
         conditions=profiled.conditions,
         figures=_figures(manifest, measured),
     )

@@ -71,7 +71,8 @@ def test_a_phone_from_the_cable_to_the_figures(
 
     (check,) = edge.verify(bundle, device=phone.address, threads=1)
     assert check.passed and check.samples > 0
-    measured = edge.profile(bundle, device=phone.address, threads=1, runs=5, seconds=0.0, roofline=False, cool_seconds=0)
+    measured = edge.profile(bundle, device=phone.address, threads=1, runs=5, seconds=0.0, cool_seconds=0)
+    assert measured.roof is None and any("measured in Python" in sentence for sentence in measured.warnings)
     assert measured.device.device == phone.address and len(measured.entries[0].runs) >= 5
 
     # Every byte arrives as it was, both ways, whatever its name.

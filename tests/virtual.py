@@ -164,9 +164,9 @@ def phone(folder: Path) -> Iterator[Phone]:
 
 
 def _wait_for_namespaces(process: subprocess.Popen[bytes]) -> None:
-    ours = os.readlink("/proc/self/ns/net")
+    ours = Path("/proc/self/ns/net").readlink()
     for _ in range(100):
-        if os.readlink(f"/proc/{process.pid}/ns/net") != ours:
+        if Path(f"/proc/{process.pid}/ns/net").readlink() != ours:
             time.sleep(0.1)  # the user namespace's map is written after it is made
             return
         time.sleep(0.05)

@@ -75,4 +75,4 @@ app.command("gate", short_help="Fail a build whose bundle became slower.")(gate.
 app.command("sweep", short_help="Try models, schemes, runtimes and devices; a Pareto page.")(sweep.sweep)
 app.command("build-runner", short_help="Build the program for devices without Python.")(build_runner.build_runner)
 app.command("convert", short_help="Write a language model as GGUF, for llama.cpp.")(convert.convert)
-app.add_typer(device.app, name="device", short_help="Look after a device: clean it; build the emulated ones' system.")
+app.add_typer(device.app, name="device", short_help="Clean a device; build an emulated one.")
