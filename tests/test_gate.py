@@ -218,3 +218,42 @@ def test_a_baseline_is_written_and_held_against_the_bundle(tmp_path: Path, capsy
     # Other work may slow a run of this test down threefold, hardly tenfold in all three processes.
     assert cli.invoke([*common, "--max-regression", "900%"]) == 0
     assert "3 and 3 processes" in capsys.readouterr().out
+
+
+# --- instruction counts
+
+
+def counts(path: Path, total: int, cpu: str = "cortex-a76", entry: str = "classify", steady: bool = True) -> Path:
+    """What counting writes, with ``total`` instructions in all."""
+    classes = {"integer": total - 40, "branch": 10, "load_store": 10, "simd_fp": 10, "other": 10}
+    row = {"entry": entry, "inference": classes, "steady": steady, "operators": []}
+    path.write_text(json.dumps({
+        "schema": 1, "edge_version": "0", "bundle": "a.edge", "manifest_sha256": "0", "runtime": "executorch",
+        "runtime_version": "1.5.1", "scheme": "int8", "target": "rpi5", "cpu": cpu, "emulator": "QEMU 7.2", "threads": 1,
+        "entries": [row],
+    }))
+    return path
+
+
+def test_counts_are_compared_exactly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = counts(tmp_path / "old.json", 1_000_000)
+    for total, status in ((1_000_000, 0), (900_000, 0), (1_010_000, 0), (1_010_001, 1)):
+        now = counts(tmp_path / "now.json", total)
+        assert cli.invoke(["gate", str(now), "--baseline", str(old), "--max-regression", "1%"]) == status, total
+    said = capsys.readouterr().out
+    assert "1,010,001" in said and "MORE" in said and "no times" in said
+    assert cli.invoke(["gate", str(counts(tmp_path / "n.json", 2_000_000, steady=False)), "--baseline", str(old), "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["verdicts"][0]["ratio"] == 2.0 and "did not repeat" in report["warnings"][0]
+
+
+def test_counts_that_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = counts(tmp_path / "old.json", 1_000_000)
+    for other, reason in (
+        (counts(tmp_path / "cpu.json", 10**6, cpu="cortex-a72"), "counted on cortex-a76"),
+        (counts(tmp_path / "entry.json", 10**6, entry="embed"), "no entry point 'embed'"),
+        (make_bundle(tmp_path / "tiny.edge").path, "holds instruction counts"),
+        (tmp_path / "none.json", "holds instruction counts"),
+    ):
+        assert cli.invoke(["gate", str(other), "--baseline", str(old)]) == 2
+        assert reason in capsys.readouterr().err

@@ -37,20 +37,37 @@ def gate(
     """Compare a bundle with a baseline: exit status 1 if it became slower by more than is allowed, 0 if not.
 
     It is a test on the distributions over several processes: slower means that the lower 95 % bound of the slowdown is
-    above what is allowed. Bad input has exit status 2.
+    above what is allowed. Bad input has exit status 2. Two files of instruction counts are compared as they are: counts
+    repeat exactly, on any machine.
 
     \b
     Examples:
       edge gate tspulse.edge --baseline perf.json --update
       edge gate tspulse.edge --baseline perf.json --max-regression 5%
       edge gate new.json --baseline old.json --json
+      edge gate counts.json --baseline counts-before.json --max-regression 1%
     """
     from edge import gate as gating
+    from edge import gate_counts
     from edge.cli.output import print_json, show
     from edge.cli.terminal import terminal_progress
+    from edge.errors import InputError
     from edge.report import gatetable, jsonfile
 
     allowed = gating.parse_share(max_regression)
+    counted = None if update else gate_counts.read(baseline)
+    if counted is not None:
+        found = gate_counts.read(source)
+        if found is None:
+            raise InputError(f"the baseline {baseline} holds instruction counts and {source} does not: count it too.")
+        verdict = gate_counts.judge(counted, found, allowed)
+        if json:
+            print_json(verdict)
+        else:
+            show(gatetable.render_counts(verdict))
+        if verdict.regressed:
+            raise typer.Exit(1)
+        return
     before = [] if update else gating.saved(baseline)
     if source.is_dir():
         with terminal_progress() as progress:

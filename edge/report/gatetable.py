@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edge.gate import GateReport, Verdict
+from edge.gate_counts import CountReport
 from edge.report import units
 
 
@@ -25,6 +26,23 @@ def render(report: GateReport) -> RenderableType:
     parts: list[RenderableType] = [
         table,
         Text(f"allowed: {units.percent(report.allowed)} slower; compared: {compared}", style="dim"),
+    ]
+    parts += [Text(f"Warning: {sentence}", style="yellow") for sentence in report.warnings]
+    return Group(*parts)
+
+
+def render_counts(report: CountReport) -> RenderableType:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("entry point", "baseline>", "now>", "ratio>", ""):
+        table.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", no_wrap=True)
+    for verdict in report.verdicts:
+        table.add_row(
+            escape(verdict.entry), f"{verdict.baseline:,}", f"{verdict.now:,}", f"{verdict.ratio:.4f}x",
+            "[red]MORE[/]" if verdict.regressed else "[green]ok[/]",
+        )
+    parts: list[RenderableType] = [
+        table,
+        Text(f"allowed: {units.percent(report.allowed)} more; instructions of an inference on {report.cpu}, no times", style="dim"),
     ]
     parts += [Text(f"Warning: {sentence}", style="yellow") for sentence in report.warnings]
     return Group(*parts)
