@@ -101,6 +101,13 @@ class RuntimeRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     abi: str
 
 
+class KernelRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """edge's own kernels, if the artifacts call them: the library's version, and the ABI that must match exactly."""
+
+    version: str
+    abi: int
+
+
 class DelegateRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """ExecuTorch: what XNNPACK took over in one method, and what stayed with the portable kernels (operator: count)."""
 
@@ -130,6 +137,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     random_seed: int | None
     target: Target
     runtime: RuntimeRecord
+    kernels: KernelRecord | None = None
     recipe: Recipe
     entries: tuple[EntryRecord, ...]
     metrics: tuple[MetricRecord, ...] = ()

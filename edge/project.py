@@ -44,6 +44,7 @@ class _Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     context: int | None = None
     calibration: str | None = None
     tune_trials: int = 0
+    sparse: str = "auto"
     group_size: int = 32
     output: str | None = None
 
@@ -66,6 +67,7 @@ class ModelPlan(msgspec.Struct, frozen=True, kw_only=True):
     part: str | None = None
     context: int | None = None
     tune_trials: int = 0
+    sparse: str = "auto"
     group_size: int = 32
     output: Path | None = None  # ends in .edge: the bundle; otherwise the folder that it goes into
 
@@ -156,6 +158,7 @@ def _plan(model: _Model, folder: Path, source: Path) -> ModelPlan:
         context=model.context,
         calibration=path(model.calibration, "calibration"),
         tune_trials=model.tune_trials,
+        sparse=model.sparse,
         group_size=model.group_size,
         output=path(model.output, "output"),
     )

@@ -29,6 +29,14 @@ class Scheme(enum.StrEnum):
     INT4 = "int4"  # weights only, in groups
 
 
+class Sparse(enum.StrEnum):
+    """Whether edge's own kernels compute a model's large products, and leave out what squared ReLUs make zero."""
+
+    AUTO = "auto"  # where the runtime takes them and the model is large enough to be worth it
+    ON = "on"
+    OFF = "off"
+
+
 class TensorSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Name, dtype and shape of one input or output.
 
@@ -103,6 +111,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     group_size: int = 32  # int4: weights that share a scale
     calibration: str | None = None  # SHA-256 of the user's calibration file; None is the model's own samples
     tune_trials: int = 0  # tvm: MetaSchedule measurements to spend
+    sparse: bool = False  # edge's own kernels, which leave out what squared ReLUs make zero
     seed: int = 0
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from edge.families.base import Arrays, EntryPoint
-from edge.manifest import Cost, Notes, RuntimeRecord
+from edge.manifest import Cost, KernelRecord, Notes, RuntimeRecord
 from edge.progress import Progress
 from edge.runtimes.base import runtime_names
 from edge.spec import Recipe, Scheme, Target, TensorSpec
@@ -64,6 +64,7 @@ class Lowered:
     artifacts: Mapping[str, Artifact]
     runtime: RuntimeRecord
     notes: Notes = field(default_factory=Notes)
+    kernels: KernelRecord | None = None
     twin: Mapping[str, Path] | None = None
     quantized: Mapping[str, Callable[[Arrays], Arrays]] | None = None
 
@@ -73,6 +74,8 @@ class Lowering(ABC):
 
     runtime: ClassVar[str]
     schemes: ClassVar[tuple[Scheme, ...]]
+    #: Schemes that edge's own kernels can serve in this runtime, with the bits of their weights.
+    kernels: ClassVar[Mapping[Scheme, int]] = {}
 
     @abstractmethod
     def unsupported(self, captured: Captured, recipe: Recipe) -> list[UnsupportedOperator]:

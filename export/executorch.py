@@ -27,11 +27,15 @@ from edge.export.executorch_graph import (
     unsupported,
 )
 from edge.export.executorch_quantize import Quantized, Shared, quantize
+from edge.export.executorch_sparse import packed
 from edge.export.payoff import too_large
 from edge.families.base import Arrays
-from edge.manifest import Notes, RuntimeRecord
+from edge.manifest import KernelRecord, Notes, RuntimeRecord
 from edge.progress import Progress
 from edge.runtimes.executorch import MODULES_FILE, XNNPACK, schema_identifier
+from edge.runtimes.kernels import load as load_kernels
+from edge.runtimes.kernels.binding import ABI
+from edge.runtimes.kernels.executorch import load as load_operators
 from edge.spec import Recipe, Scheme, Target
 
 if TYPE_CHECKING:
@@ -44,6 +48,7 @@ PROGRAM_FILE = "model.pte"
 class ExecuTorchLowering(Lowering):
     runtime: ClassVar[str] = "executorch"
     schemes: ClassVar[tuple[Scheme, ...]] = (Scheme.FP32, Scheme.INT8, Scheme.INT8_DYNAMIC, Scheme.INT4)
+    kernels: ClassVar[Mapping[Scheme, int]] = {Scheme.INT8: 8, Scheme.INT8_DYNAMIC: 8, Scheme.INT4: 4}
 
     def __init__(self) -> None:
         #: Captured programs that ``unsupported`` has partitioned already: ``lower`` takes them out, as it uses them up.
@@ -51,7 +56,7 @@ class ExecuTorchLowering(Lowering):
 
     def unsupported(self, captured: Captured, recipe: Recipe) -> list[UnsupportedOperator]:
         _require()
-        if recipe.scheme is not Scheme.FP32 and too_large([captured]):
+        if recipe.sparse or (recipe.scheme is not Scheme.FP32 and too_large([captured])):
             return []  # lowering takes minutes, and ``lower`` asks the same of the quantized graph
         edge = to_edge(captured.entry.name, captured.program)
         self._partitioned[captured.program] = edge
@@ -62,7 +67,10 @@ class ExecuTorchLowering(Lowering):
     ) -> Lowered:
         _require()
         quantized: dict[str, Quantized] = {}
-        if recipe.scheme is not Scheme.FP32:
+        if recipe.sparse:
+            load_operators()
+            quantized = {item.entry.name: packed(item, self.kernels[recipe.scheme]) for item in captured}
+        elif recipe.scheme is not Scheme.FP32:
             shared: Shared = {}
             quantized = {item.entry.name: quantize(item, recipe, shared, progress) for item in captured}
             if not any(item.layers for item in quantized.values()):
@@ -76,7 +84,7 @@ class ExecuTorchLowering(Lowering):
         edge: dict[str, ExportedProgram] = {}
         with progress.bar("XNNPACK", len(programs)) as bar:
             for name, program in programs.items():
-                edge[name] = self._partition(name, program)
+                edge[name] = self._partition(name, program, recipe)
                 bar.advance()
         modules = {name: program.graph_module for name, program in edge.items()}
         _refuse(modules)
@@ -95,6 +103,7 @@ class ExecuTorchLowering(Lowering):
                 version=version("executorch") or "0",
                 abi=f"{schema_identifier()}/{XNNPACK}",
             ),
+            kernels=KernelRecord(version=load_kernels().version, abi=ABI) if recipe.sparse else None,
             notes=Notes(
                 delegation=delegations,
                 planned_bytes=planned_bytes(executorch),
@@ -105,10 +114,11 @@ class ExecuTorchLowering(Lowering):
             else None,
         )
 
-    def _partition(self, name: str, program: ExportedProgram) -> ExportedProgram:
+    def _partition(self, name: str, program: ExportedProgram, recipe: Recipe) -> ExportedProgram:
         if program in self._partitioned:
             return self._partitioned.pop(program)
-        return to_edge(name, program)
+        # What lies between the kernels is too little to be worth a delegate's calls.
+        return to_edge(name, program, partition=not recipe.sparse)
 
 
 def _require() -> None:

@@ -29,6 +29,7 @@ from edge.spec import Recipe, Scheme
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
     from torch.export import ExportedProgram
     from torch.fx import GraphModule, Node
 
@@ -49,7 +50,7 @@ class Quantized:
     """
 
     program: ExportedProgram
-    module: GraphModule
+    module: nn.Module
     layers: int
     warnings: tuple[str, ...]
 

@@ -29,7 +29,8 @@ from edge.npz import read_npz
 from edge.progress import Progress
 from edge.project import bundle_path
 from edge.runtimes.base import Session, runtime_names, session_class, usable_cores
-from edge.spec import Recipe, Scheme, Target, parse_scheme
+from edge.runtimes.kernels.binding import GROUP
+from edge.spec import Recipe, Scheme, Sparse, Target, parse_scheme
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def export(
     context: int | None = None,
     calibration: Path | None = None,
     tune_trials: int = 0,
+    sparse: str = "auto",
     group_size: int = 32,
     allow_mismatch: bool = False,
     output: Path | None = None,
@@ -83,13 +85,14 @@ def export(
         progress.warn(f"tuning trials are for tvm: {runtime} has nothing to tune, so they are left out.")
         tune_trials = 0
     _check_part(family, model, part, context)
+    wanted = _sparse(sparse, lowering, scheme, resolved, group_size)
     destination = bundle_path(model, resolved.name, output, part)
     bundles.check_destination(destination)
 
     progress.stage("load")
     source = Source(
         checkpoint=checkpoint, config=config, random_seed=random_weights, runtime=runtime, part=part, context=context,
-        progress=progress,
+        sparse=wanted, progress=progress,
     )  # fmt: skip
     built = family.load(model, variant, source)
     recipe = Recipe(
@@ -98,6 +101,7 @@ def export(
         group_size=group_size,
         calibration=bundles.sha256_file(calibration) if calibration and calibration.is_file() else None,
         tune_trials=tune_trials,
+        sparse=_offers_kernels(model, built, wanted),
     )
     with tempfile.TemporaryDirectory(prefix="edge-export-") as scratch:
         return _Export(built, lowering, recipe, resolved, Path(scratch), progress).run(
@@ -207,6 +211,7 @@ class _Export:
             random_seed=self.model.random_seed,
             target=self.target,
             runtime=lowered.runtime,
+            kernels=lowered.kernels,
             recipe=self.recipe,
             entries=tuple(
                 EntryRecord(
@@ -290,7 +295,7 @@ class _Export:
         if self.recipe.scheme is Scheme.FP32 or too_large(captured):
             return None
         self.progress.stage("compare with fp32")
-        recipe = msgspec.structs.replace(self.recipe, scheme=Scheme.FP32, tune_trials=0)
+        recipe = msgspec.structs.replace(self.recipe, scheme=Scheme.FP32, tune_trials=0, sparse=False)
         float_lowered = self.lower(captured, recipe, "fp32")
         float_session = self.session(float_lowered, self.draft(captured, float_lowered), "fp32")
         sizes = (_bytes(float_lowered), _bytes(lowered))
@@ -301,6 +306,34 @@ def _lowering(runtime: str) -> Lowering:
     packages = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "executorch": ("executorch", "torchao"), "tvm": ("tvm",)}
     require("export", f"exporting to {runtime}", *packages.get(runtime, ()))
     return get_lowering(runtime)
+
+
+def _sparse(asked: str, lowering: Lowering, scheme: Scheme, target: Target, group_size: int) -> Sparse:
+    """What the family is asked for: OFF where the kernels cannot serve, unless they were asked for by name."""
+    try:
+        wanted = Sparse(asked)
+    except ValueError:
+        raise UsageError(f"--sparse cannot be '{asked}': choose auto, on or off.") from None
+    lacks = ""
+    if scheme not in lowering.kernels:
+        known = ", ".join(item.value for item in lowering.kernels) or "no scheme"
+        lacks = f"{lowering.runtime} takes them for {known} and this is {scheme.value}"
+    elif group_size != GROUP and scheme is Scheme.INT4:
+        lacks = f"their groups are of {GROUP} weights"
+    elif not target.triple.endswith("linux-gnu"):
+        lacks = f"they are built for Linux with glibc and the target is {target.triple}"
+    if lacks and wanted is Sparse.ON:
+        raise UsageError(f"edge's kernels cannot serve here ({lacks}): leave --sparse on out, or choose otherwise.")
+    return Sparse.OFF if lacks else wanted
+
+
+def _offers_kernels(name: str, model: Model, wanted: Sparse) -> bool:
+    offers = wanted is not Sparse.OFF and all(entry.kernels is not None for entry in model.entries)
+    if wanted is Sparse.ON and not offers:
+        raise UsageError(
+            f"{name} has no form for edge's kernels, which know PLM and MLPs of squared ReLUs without biases: leave --sparse on out."
+        )
+    return offers
 
 
 def _check_part(family: ModelFamily, model: str, part: str | None, context: int | None) -> None:

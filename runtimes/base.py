@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 import edge.runtimes
-from edge.errors import InputError, UnsupportedError, UsageError
+from edge.errors import BundleError, InputError, UnsupportedError, UsageError
 from edge.manifest import EntryRecord, Manifest
 from edge.runtimes._events import Event
 
@@ -105,6 +105,18 @@ def check_inputs(record: EntryRecord, inputs: Mapping[str, np.ndarray]) -> list[
         else:
             raise InputError(f"entry point '{record.name}' needs the input '{spec.name}' ({spec.dtype} {list(spec.shape)}).")
     return ordered
+
+
+def check_kernels(manifest: Manifest) -> None:
+    """Refuse (BundleError) a bundle that calls kernels of another ABI than this package has."""
+    from edge.runtimes.kernels.binding import ABI
+
+    needed = manifest.kernels
+    if needed is not None and needed.abi != ABI:
+        raise BundleError(
+            f"this bundle calls edge's kernels {needed.version} (ABI {needed.abi}) and the installed edge has ABI {ABI}: "
+            "export it again."
+        )
 
 
 def runtime_names() -> list[str]:

@@ -26,7 +26,7 @@ from edge.errors import BundleError
 from edge.manifest import EntryRecord
 from edge.quiet import quiet_stderr
 from edge.runtimes._events import Event
-from edge.runtimes.base import OperatorTime, Session
+from edge.runtimes.base import OperatorTime, Session, check_kernels
 
 #: What the runtime, executorch's exporter and torchao say on standard error whatever happens.
 NOISE = (
@@ -67,6 +67,7 @@ class ExecuTorchSession(Session):
                 f"this bundle needs ExecuTorch's {backend}, which the installed executorch {installed} was built "
                 "without: install the wheel from PyPI."
             )
+        check_kernels(self.manifest)
         for name in {entry.artifact for entry in self.manifest.entries}:
             with (self.root / name).open("rb") as stream:
                 found = stream.read(8)[4:]
@@ -74,6 +75,10 @@ class ExecuTorchSession(Session):
                 raise BundleError(f"'{name}' is not an ExecuTorch program of schema {identifier}: export it again.")
 
     def open(self) -> None:
+        if self.manifest.kernels is not None:
+            from edge.runtimes.kernels.executorch import load
+
+            load()
         self._methods: dict[str, Any] = {}
         self._programs: list[Any] = []
         self._load()

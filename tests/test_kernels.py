@@ -268,6 +268,15 @@ def test_built_once_into_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
+def test_what_ships_finds_the_same_instruction_set(tmp_path: Path, library: Kernels) -> None:
+    """Another compiler, as the package's own build uses it: it must not fall back to the portable one."""
+    arch = platform.machine()
+    made = tmp_path / build.LIBRARY
+    build.build(arch, made, (sys.executable, "-m", "ziglang", "cc"), build.SHIPPED[arch])
+    assert Kernels(made).isa == library.isa
+
+
+@pytest.mark.slow
 def test_nothing_is_read_or_written_that_should_not_be(tmp_path: Path) -> None:
     """AddressSanitizer and UBSan over every instruction set that this CPU has, on drawn shapes, values and addresses."""
     if shutil.which("gcc") is None:

@@ -53,6 +53,10 @@ def export(
     tune_trials: Annotated[
         int | None, typer.Option("--tune-trials", metavar="N", min=0, help="tvm: MetaSchedule measurements to spend.")
     ] = None,
+    sparse: Annotated[
+        str | None,
+        typer.Option("--sparse", metavar="auto|on|off", help="edge's own kernels, which skip what squared ReLUs make zero."),
+    ] = None,
     group_size: Annotated[
         int | None, typer.Option("--group-size", metavar="N", min=1, help="int4: weights that share a scale (32).")
     ] = None,
@@ -91,6 +95,7 @@ def export(
         part=part,
         context=context,
         tune_trials=tune_trials,
+        sparse=sparse,
         group_size=group_size,
         output=output,
     )
@@ -118,6 +123,7 @@ class Flags:
     part: str | None = None
     context: int | None = None
     tune_trials: int | None = None
+    sparse: str | None = None
     group_size: int | None = None
     output: Path | None = None
 
@@ -214,6 +220,7 @@ def _export(plan: ModelPlan, job: Job, allow_mismatch: bool, progress: TerminalP
             part=plan.part,
             context=plan.context,
             tune_trials=plan.tune_trials,
+            sparse=plan.sparse,
             group_size=plan.group_size,
             allow_mismatch=allow_mismatch,
             output=plan.output or here,

@@ -21,7 +21,7 @@ import numpy as np
 import edge.families
 from edge.errors import UsageError
 from edge.progress import Progress
-from edge.spec import DEFAULT_TOLERANCE, DynamicDim, Scheme, TensorSpec, Tolerance
+from edge.spec import DEFAULT_TOLERANCE, DynamicDim, Scheme, Sparse, TensorSpec, Tolerance
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,7 +45,8 @@ class EntryPoint:
     the order of ``outputs``. ``samples`` are real inputs (the first is the example for capture): verification runs on
     them and they go into the bundle. ``calibration`` are real inputs for static quantization, disjoint from the samples
     where the data allow it. ``keep_float`` names submodules (fnmatch patterns on their path) that stay in float
-    whatever the scheme: tables of constants, normalisation of raw sensor values.
+    whatever the scheme: tables of constants, normalisation of raw sensor values. ``kernels``, if given, makes the module's
+    form for edge's own kernels from the bits of its weights (see ``edge.runtimes.kernels.torch_ops``).
     """
 
     name: str
@@ -56,6 +57,7 @@ class EntryPoint:
     calibration: Sequence[Arrays] = ()
     dynamic: tuple[DynamicDim, ...] = ()
     keep_float: tuple[str, ...] = ()
+    kernels: Callable[[int], nn.Module] | None = None
     tolerance: Mapping[Scheme, Tolerance] = field(default_factory=lambda: DEFAULT_TOLERANCE)
 
 
@@ -75,7 +77,8 @@ class Source:
 
     ``runtime`` is where the model goes: a family may build a form that is equal in value and suits that runtime better.
     ``part`` is one of the family's ``parts``, None for all of the model; ``context`` how many tokens a language model is
-    to hold (None: what its checkpoint was made for). ``progress`` hears of loading that takes long.
+    to hold (None: what its checkpoint was made for). ``progress`` hears of loading that takes long. ``sparse`` is whether its
+    entry points are to offer ``kernels``; AUTO leaves it to the family, by the model's size.
     """
 
     checkpoint: Path | None = None
@@ -85,6 +88,7 @@ class Source:
     part: str | None = None
     context: int | None = None
     progress: Progress = field(default_factory=Progress)
+    sparse: Sparse = Sparse.OFF
 
 
 @dataclass(frozen=True)

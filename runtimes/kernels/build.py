@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 SOURCES = Path(__file__).parent
@@ -34,6 +35,15 @@ _OWN_FLAGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 _ZIG_FLAGS: Mapping[str, tuple[str, ...]] = {"isa_dotprod": ("-mcpu=cortex_a76",)}
 
 
+@dataclass(frozen=True)
+class Extra:
+    """A C++ file that becomes part of the library: its own flags, and the libraries that it needs."""
+
+    source: Path
+    flags: tuple[str, ...]
+    libraries: tuple[str, ...]
+
+
 class BuildError(Exception):
     """No compiler, or what it said."""
 
@@ -50,32 +60,34 @@ def compiler(arch: str) -> tuple[str, ...] | None:
 
 
 def build(
-    arch: str, output: Path, command: Sequence[str], target: str | None = None, flags: Sequence[str] = ()
+    arch: str, output: Path, command: Sequence[str], target: str | None = None, extra: Extra | None = None
 ) -> None:
     """Compile and link the library for ``arch`` to ``output``, which appears whole or not at all.
 
-    ``target`` is Zig's name of the system to build for, None with a compiler of this machine's own; ``flags`` go to every
-    step (a sanitizer's). Raises BuildError.
+    ``target`` is Zig's name of the system to build for, None with a compiler of this machine's own; the ``extra`` file
+    is compiled by the command's C++ twin. Raises BuildError.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".kernels-", dir=output.parent) as scratch:
         environment = {"ZIG_LOCAL_CACHE_DIR": f"{scratch}/zig", **os.environ}
         towards = ["-target", target] if target else []
-        files = sources(arch, zig=target is not None)
-        objects = [f"{scratch}/{name}.o" for name, _ in files]
+        steps: list[list[str]] = []
+        objects = []
+        for name, own in sources(arch, zig=target is not None):
+            objects.append(f"{scratch}/{name}.o")
+            steps.append([*command, *towards, *_FLAGS, *own, "-c", str(SOURCES / f"{name}.c"), "-o", objects[-1]])
+        linker = list(command)
+        if extra is not None:
+            linker[-1] = linker[-1].replace("cc", "c++")
+            objects.append(f"{scratch}/extra.o")
+            steps.append([*linker, *towards, *extra.flags, "-c", str(extra.source), "-o", objects[-1]])
         with ThreadPoolExecutor(os.cpu_count()) as workers:
-            for done in [
-                workers.submit(
-                    _run,
-                    [*command, *towards, *_FLAGS, *own, *flags, "-c", str(SOURCES / f"{name}.c"), "-o", made_object],
-                    environment,
-                )
-                for (name, own), made_object in zip(files, objects, strict=True)
-            ]:
+            for done in [workers.submit(_run, step, environment) for step in steps]:
                 done.result()
-        made = Path(scratch) / LIBRARY
-        link = ["-shared", "-s", "-Wl,--build-id=none", "-o", str(made), *objects, "-lm", "-lpthread"]
-        _run([*command, *towards, *flags, *link], environment)
+        made = Path(scratch) / output.name
+        linked = extra.libraries if extra else ()
+        link = ["-shared", "-s", "-Wl,--build-id=none", "-o", str(made), *objects, *linked, "-lm", "-lpthread"]
+        _run([*linker, *towards, *link], environment)
         made.replace(output)
 
 
@@ -99,4 +111,4 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> None:
         said = (
             [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["no message"]
         )
-        raise BuildError(f"{Path(command[0]).name}: {said[0].strip()}")
+        raise BuildError(said[0].strip())

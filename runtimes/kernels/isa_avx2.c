@@ -5,6 +5,7 @@
 #define HEADS_AT_ONCE 4
 #define MANY 4
 #include "attend.h"
+#include "x86.h"
 
 INLINE v16 load_halves(const uint16_t *p) {
   union {
@@ -17,7 +18,7 @@ INLINE v16 load_halves(const uint16_t *p) {
 }
 
 static int usable(void) {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  return x86_has(1u << 5, 0, 0x6); /* AVX2; vectors of 256 bits */
 }
 
 INLINE __m256i four(const int8_t *q) {

@@ -10,6 +10,7 @@ static inline __attribute__((always_inline)) void down_some_512(int bits, size_t
                                                                 const uint8_t *const next[], const float value[], const int n,
                                                                 float *coefficients, float *y);
 #include "attend.h"
+#include "x86.h"
 
 /* How far ahead of the weights in use others are asked for: the CPU's own prefetching stops at every page. */
 #ifndef AHEAD
@@ -19,8 +20,8 @@ static inline __attribute__((always_inline)) void down_some_512(int bits, size_t
 INLINE v16 load_halves(const uint16_t *p) { return (v16)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 
 static int usable(void) {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma");
+  /* AVX2, AVX512F, DQ, BW and VL, VNNI; vectors of 512 bits, their masks */
+  return x86_has(1u << 5 | 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31, 1u << 11, 0xe6);
 }
 
 INLINE __m512i four(const int8_t *q) {

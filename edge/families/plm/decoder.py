@@ -13,10 +13,10 @@ import numpy as np
 
 from edge.errors import InputError
 from edge.families.base import Arrays, Run
+from edge.spec import DTYPES, TensorSpec
 
 if TYPE_CHECKING:
     from edge.runtimes.base import Session
-    from edge.spec import TensorSpec
 
 PREFILL, DECODE = "prefill", "decode"
 ENTRIES = (PREFILL, DECODE)
@@ -35,7 +35,7 @@ class Decoder:
     def __init__(self, specs: Mapping[str, Sequence[TensorSpec]], bind: Bind) -> None:
         caches = [spec for spec in specs[DECODE] if spec.name.startswith("cache")]
         self.context, row = (int(axis) for axis in caches[0].shape[1:])
-        self.caches = aligned((len(caches), self.context, row))
+        self.caches = aligned((len(caches), self.context, row), DTYPES[caches[0].dtype].type)
         self.position = 0
         self._start = aligned((1,), np.int64)
         named = {spec.name: cache[None] for spec, cache in zip(caches, self.caches, strict=True)}
@@ -107,7 +107,7 @@ def run_decoder(specs: Mapping[str, Sequence[TensorSpec]], run: Run) -> Decoder:
     return Decoder(specs, lambda entry, inputs: lambda: run(entry, inputs))
 
 
-def aligned(shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+def aligned(shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> np.ndarray:
     """Zeros at an address that every runtime can use in place."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.zeros(size + ALIGNMENT, np.uint8)

@@ -180,10 +180,10 @@ class Chunk(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, stack: Stack, tokens: int, context: int) -> None:
+    def __init__(self, stack: Stack, tokens: int, context: int, half_cache: bool = False) -> None:
         super().__init__()
         config = stack.config
-        self.stack, self.heads = stack, config.num_attention_heads
+        self.stack, self.heads, self.half_cache = stack, config.num_attention_heads, half_cache
         # A padded chunk at the very end reaches beyond the context.
         angles = rope_angles(config, torch.arange(context + tokens))
         for name, table in (("cos", torch.cos(angles).float()), ("sin", torch.sin(angles).float())):
@@ -194,13 +194,17 @@ class Chunk(nn.Module):
         self.register_buffer("new", above.repeat(self.heads, 1), persistent=False)
 
     steps: Tensor
+    #: Caches and rows in float16, as edge's own kernels keep them; the arithmetic stays what it is.
+    half_cache: bool
 
     def forward(self, tokens: Tensor, position: Tensor, *caches: Tensor) -> tuple[Tensor, Tensor]:
+        if self.half_cache:
+            caches = tuple(cache.to(torch.float32) for cache in caches)
         where = position + self.steps
         cos, sin = F.embedding(where, self.cos), F.embedding(where, self.sin)
         past = (self.places >= position).to(torch.float32).unsqueeze(0) * HIDDEN
         logits, rows = self.stack(tokens, caches, Place(cos, sin, self.heads, past, self.new))
-        return logits, rows
+        return logits, rows.to(torch.float16) if self.half_cache else rows
 
 
 def _products(heads: int, style: Style) -> int:

@@ -29,10 +29,12 @@ from edge.families.plm.generate import Generate, measure_perplexity
 from edge.families.plm.vocabulary import TOKENIZER, Vocabulary
 from edge.families.plm.weights import Take, from_checkpoint, seeded, tensor_shapes
 from edge.progress import Progress
-from edge.spec import Scheme, TensorSpec
+from edge.spec import Scheme, Sparse, TensorSpec
 from edge.tasks import Perplexity, Task
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from edge.conditions import Figure
     from edge.families.plm.deployed import Chunk
     from edge.manifest import Manifest
@@ -45,6 +47,8 @@ VARIANTS: Mapping[str, PLMConfig] = {"1.8b": PLM_1_8B}
 DEFAULT_CONTEXT = 1024
 #: Means of squares, which XNNPACK computes as a product: quantizing it would cost as much as it saves.
 KEEP_FLOAT = ("*norm*",)
+#: Parameters from which edge's own kernels are the default where they can serve: what no cache holds is read from memory.
+LARGE = 1 << 25
 
 
 class PLMFamily(ModelFamily):
@@ -64,7 +68,9 @@ class PLMFamily(ModelFamily):
             Vocabulary(weights.tokenizer, config.vocab_size)
         style = Style.XNNPACK if source.runtime == "executorch" else Style.NATIVE
         stack = Stack(config, weights.take, style, source.progress).eval()
-        modules = {PREFILL: Chunk(stack, min(CHUNK, context), context), DECODE: Chunk(stack, 1, context)}
+        kernels = _wants_kernels(config, source.sparse)
+        sizes = {PREFILL: min(CHUNK, context), DECODE: 1}
+        modules = {entry: Chunk(stack, size, context, half_cache=kernels) for entry, size in sizes.items()}
         specs = {entry: _inputs(config, module) for entry, module in modules.items()}
         # Random weights make noise of any text: nothing to calibrate on, nothing to measure.
         real = source.random_seed is None and _is_demos(weights.tokenizer)
@@ -78,6 +84,7 @@ class PLMFamily(ModelFamily):
                 samples=reading.samples[entry],
                 calibration=reading.calibration[entry],
                 keep_float=KEEP_FLOAT,
+                kernels=functools.partial(_for_kernels, module) if kernels else None,
             )
             for entry, module in modules.items()
         )
@@ -193,10 +200,22 @@ def _inputs(config: PLMConfig, module: Chunk) -> tuple[TensorSpec, ...]:
         TensorSpec(name="tokens", dtype="int64", shape=(len(module.steps),)),
         TensorSpec(name="position", dtype="int64", shape=(1,)),
         *(
-            TensorSpec(name=f"cache{index}", dtype="float32", shape=cache)
+            TensorSpec(name=f"cache{index}", dtype="float16" if module.half_cache else "float32", shape=cache)
             for index in range(config.num_hidden_layers)
         ),
     )
+
+
+def _wants_kernels(config: PLMConfig, sparse: Sparse) -> bool:
+    if sparse is Sparse.AUTO:
+        return sum(int(np.prod(shape)) for shape in tensor_shapes(config).values()) >= LARGE
+    return sparse is Sparse.ON
+
+
+def _for_kernels(module: Chunk, bits: int) -> nn.Module:
+    from edge.families.plm.kernels import KernelChunk
+
+    return KernelChunk(module, bits)
 
 
 def _is_demos(tokenizer: Path | None) -> bool:

@@ -19,7 +19,7 @@ from edge.errors import CheckpointError, UsageError
 from edge.families.base import Arrays, EntryPoint, Metric, Model, ModelFamily, Run, Source
 from edge.families.relu2_mlp.classify import Classify
 from edge.families.relu2_mlp.config import Relu2MLPConfig
-from edge.spec import TensorSpec
+from edge.spec import Sparse, TensorSpec
 from edge.tasks import Task
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 DEMO = "relu2-mlp"
 SAMPLES = 8
+#: Weights of the up halves from which edge's own kernels are the default where they can serve: beyond what caches hold.
+LARGE = 1 << 23
 
 
 def build(config: Relu2MLPConfig) -> nn.Module:
@@ -66,6 +68,7 @@ class Relu2MLPFamily(ModelFamily):
             samples=samples,
             calibration=calibration,
             keep_float=("*norm*",),
+            kernels=partial(_for_kernels, module) if _wants_kernels(config, source.sparse) else None,
         )
         return Model(
             name=name,
@@ -80,6 +83,20 @@ class Relu2MLPFamily(ModelFamily):
 
     def tasks(self) -> Mapping[str, Task]:
         return {Classify.name: Classify()}
+
+
+def _wants_kernels(config: Relu2MLPConfig, sparse: Sparse) -> bool:
+    if config.bias:
+        return False
+    return sparse is Sparse.ON or (sparse is Sparse.AUTO and config.width * sum(config.hidden) >= LARGE)
+
+
+def _for_kernels(module: nn.Module, bits: int) -> nn.Module:
+    from edge.families.relu2_mlp.kernels import KernelMLP
+    from edge.families.relu2_mlp.modules import Relu2MLP
+
+    assert isinstance(module, Relu2MLP)
+    return KernelMLP(module, bits)
 
 
 def zero_shares(module: nn.Module, samples: Sequence[Arrays]) -> Mapping[str, float]:

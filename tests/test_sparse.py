@@ -1,0 +1,138 @@
+"""Bundles that call edge's own kernels: PLM and the squared-ReLU MLP through ExecuTorch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from edge import api
+from edge.errors import BundleError, UsageError
+from edge.export.pipeline import Exported, export
+from edge.families.plm.decoder import session_decoder
+from edge.runtimes.executorch import ExecuTorchSession
+from edge.runtimes.kernels.binding import ABI
+
+CONFIG = {
+    "vocab_size": 2100, "hidden_size": 80, "intermediate_size": 144, "num_hidden_layers": 2, "num_attention_heads": 3,
+    "kv_lora_rank": 40, "qk_nope_head_dim": 24, "qk_rope_head_dim": 8, "v_head_dim": 20, "max_position_embeddings": 96,
+    "model_type": "plm",
+}  # fmt: skip
+Make = Callable[[str, str], Exported]
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    folder = tmp_path_factory.mktemp("sparse")
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    made: dict[tuple[str, str], Exported] = {}
+
+    def build(scheme: str, sparse: str) -> Exported:
+        if (scheme, sparse) not in made:
+            made[scheme, sparse] = export(
+                "plm", target="cpu", runtime="executorch", quantize=scheme, sparse=sparse, config=folder / "config.json",
+                random_weights=5, context=80, output=folder / f"{scheme}-{sparse}.edge",
+            )  # fmt: skip
+        return made[scheme, sparse]
+
+    return build
+
+
+@pytest.mark.parametrize("scheme", ["int8-dynamic", "int4"])
+def test_plm_computes_what_the_quantized_graph_does(make: Make, scheme: str) -> None:
+    made = make(scheme, "on")
+    manifest = made.bundle.manifest
+    assert manifest.kernels is not None and manifest.kernels.abi == ABI and manifest.recipe.sparse
+    limits = {"quantized": 0.4, "lowered": 0.4, "lowering": 0.05} if scheme == "int4" else {"quantized": 0.04, "lowered": 0.04, "lowering": 0.02}
+    for entry in manifest.entries:
+        assert {spec.dtype for spec in entry.inputs if spec.name.startswith("cache")} == {"float16"}
+        for stage in entry.stages:
+            for output in stage.outputs:
+                # Rounding to 8 bits between the kernels can fall either way: only then do two builds of them differ.
+                assert output.passed and output.relative <= limits.get(stage.stage, 1e-5) * 4, (stage.stage, output)
+                assert output.cosine > 1 - limits.get(stage.stage, 1e-5) ** 2
+    for record in manifest.notes.delegation:
+        assert record.delegates == 0 and record.portable["edge.mla.default"] == 2 and record.portable["edge.relu2_mlp.default"] == 2
+
+
+def test_chunks_and_single_tokens_agree(make: Make) -> None:
+    """A text in chunks and token by token, on one and on two threads, through the same float16 cache."""
+    made = make("int8-dynamic", "on")
+    ids = np.random.default_rng(0).integers(0, 2100, 70).tolist()
+    found = []
+    for threads, step in ((1, 70), (2, 70), (2, 1), (1, 5)):
+        decoder = session_decoder(api.load(made.bundle.path, threads=threads))
+        assert decoder.caches.dtype == np.float16
+        decoder.caches[:] = np.nan  # what lies beyond the position is not even read
+        for begin in range(0, 70, step):
+            logits = decoder.last(ids[begin : begin + step]).copy()
+        found.append(logits)
+    for logits in found[1:]:
+        assert np.abs(logits - found[0]).max() < 0.05 * found[0].std()
+
+
+def test_int4_is_small_and_the_head_is_the_embedding(make: Make) -> None:
+    made = make("int4", "on")
+    parameters = made.bundle.manifest.report["parameters"]
+    # 80 inputs take three groups of 32 and 144 neurons' 80 outputs a strip of 128: this shape is filled up by a fifth.
+    assert made.bundle.file("model.pte").stat().st_size < 0.75 * parameters + 60_000
+    session = api.load(made.bundle.path, threads=1)
+    with pytest.raises(BundleError, match="'decode'"):
+        inputs, _ = made.bundle.samples("decode")[0]
+        session.run("decode", inputs | {"tokens": np.array([2100])})
+
+
+def test_operators_show_where_the_time_goes(make: Make) -> None:
+    made = make("int4", "on")
+    session = api.load(made.bundle.path, threads=1)
+    inputs, _ = made.bundle.samples("decode")[0]
+    entry = session.manifest.entry("decode")
+    rows = session.operators(entry, [inputs[spec.name] for spec in entry.inputs], 5)
+    kinds = {row.kind for row in rows}
+    assert {"edge::linear", "edge::mla", "edge::relu2_mlp", "edge::rms_norm", "edge::embed"} <= kinds
+    assert any(row.module.startswith("stack.layers.1") for row in rows if row.kind == "edge::mla")
+
+
+def test_another_abi_is_refused(make: Make) -> None:
+    bundle = make("int4", "on").bundle
+    assert bundle.manifest.kernels is not None
+    kernels = msgspec.structs.replace(bundle.manifest.kernels, abi=ABI + 1)
+    with pytest.raises(BundleError, match=f"ABI {ABI + 1}.*has ABI {ABI}"):
+        ExecuTorchSession(bundle.path, msgspec.structs.replace(bundle.manifest, kernels=kernels), 1)
+
+
+def test_the_digits_are_read_as_well(tmp_path: Path) -> None:
+    made = export("relu2-mlp", target="cpu", runtime="executorch", quantize="int8-dynamic", sparse="on", output=tmp_path)
+    (accuracy,) = made.bundle.manifest.metrics
+    assert accuracy.bundle >= accuracy.eager - 0.01
+    (record,) = made.bundle.manifest.notes.delegation
+    assert record.portable["edge.relu2_mlp.default"] == 2 and record.portable["edge.linear.default"] == 2
+
+
+def test_small_models_do_without_unless_told(tmp_path: Path) -> None:
+    made = export("relu2-mlp", target="cpu", runtime="executorch", quantize="int4", output=tmp_path)
+    assert made.bundle.manifest.kernels is None and not made.bundle.manifest.recipe.sparse
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("relu2-mlp", {"runtime": "onnx", "quantize": "int4"}, "onnx takes them for no scheme"),
+        ("relu2-mlp", {"runtime": "executorch", "quantize": "fp32"}, "and this is fp32"),
+        ("relu2-mlp", {"runtime": "executorch", "quantize": "int4", "group_size": 64}, "groups are of 32"),
+        ("fmvit", {"runtime": "executorch", "quantize": "int8-dynamic"}, "fmvit has no form for edge's kernels"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path: Path, model: str, options: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        export(model, target="cpu", sparse="on", output=tmp_path, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_three_words_are_known(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--sparse cannot be 'maybe'"):
+        export("relu2-mlp", target="cpu", sparse="maybe", output=tmp_path)
