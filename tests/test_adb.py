@@ -74,6 +74,10 @@ def test_a_phone_from_the_cable_to_the_figures(
     measured = edge.profile(bundle, device=phone.address, threads=1, runs=5, seconds=0.0, cool_seconds=0)
     assert measured.roof is None and any("measured in Python" in sentence for sentence in measured.warnings)
     assert measured.device.device == phone.address and len(measured.entries[0].runs) >= 5
+    # Its thermal service is asked before and after; the shim is as cool as the phone that it was copied from.
+    conditions = measured.conditions
+    assert [(one.temperature_c, one.throttled) for one in conditions.readings] == [(25.6, ()), (25.6, ())]
+    assert conditions.sources["throttling"] == "dumpsys thermalservice" and not conditions.stayed_hot
 
     # Every byte arrives as it was, both ways, whatever its name.
     source = tmp_path / "source"

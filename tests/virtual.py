@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 import sshd
+from trees import THERMALSERVICE
 
 from edge.devices import arm64root
 from edge.devices.boards import find_board
@@ -55,7 +56,7 @@ ip link set lo up
 mkdir -p "$root/data/local/tmp" "$root/usr/local/bin"
 mount -t tmpfs -o size=64m none "$root/data/local/tmp"
 mount -t tmpfs none "$root/usr/local/bin"
-cp "$shared/getprop" "$root/usr/local/bin/getprop"
+cp "$shared/getprop" "$shared/dumpsys" "$root/usr/local/bin/"
 export QEMU_CPU={find_board("android").cpu} ADBD_PORT=5555 SHELL=/bin/sh HOME=/data/local/tmp
 exec chroot "$root" "$@"
 """
@@ -66,6 +67,12 @@ case $1 in
   ro.product.model) echo "a shim of the tests";;
   ro.build.version.sdk) echo 0;;
 esac
+"""
+#: The same: the thermal service, saying what a real phone's said (see trees.THERMALSERVICE).
+DUMPSYS = f"""#!/bin/sh
+[ "$1" = thermalservice ] || exit 1
+cat <<'END'
+{THERMALSERVICE}END
 """
 
 
@@ -141,8 +148,9 @@ def phone(folder: Path) -> Iterator[Phone]:
         pytest.skip("adb or ip (iproute2) is not installed")
     root = built(arm64root.build_phone)
     (folder / "home").mkdir(parents=True)
-    (folder / "getprop").write_text(GETPROP)
-    (folder / "getprop").chmod(0o755)
+    for name, text in (("getprop", GETPROP), ("dumpsys", DUMPSYS)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
     command = [*enter(root, "android", folder, AS_PHONE, "--net"), "/usr/sbin/adbd"]
     with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL) as daemon:
         inside = ["nsenter", "--target", str(daemon.pid), "--user", "--net", "--preserve-credentials"]
