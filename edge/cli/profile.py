@@ -36,6 +36,9 @@ def profile(
     ] = None,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with charts.")] = None,
     keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Keep the result for `edge results`.")] = True,
+    count: Annotated[
+        bool, typer.Option("--count", help="Count instructions of one inference, with --device qemu:TARGET; no times.")
+    ] = False,
 ) -> None:
     """Measure a bundle in a fresh process: load time, latency percentiles, memory, per-operator times, roofline.
 
@@ -48,6 +51,7 @@ def profile(
       edge profile tspulse-rpi.edge --threads 2 --json p.json --trace t.json --html p.html
       edge profile tspulse-rpi.edge --entry reconstruct --runs 200 --seconds 5
       edge profile tspulse-rpi.edge --json - | jq .entries[0].latency
+      edge profile fmvit-rpi.edge --device qemu:rpi5 --count --json counts.json
     """
     import sys
 
@@ -58,6 +62,9 @@ def profile(
     from edge.report import jsonfile, table
     from edge.report import trace as chrome
 
+    if count:
+        _count(bundle, device, threads, tuple(entry or ()), json, other=(trace, html))
+        return
     with terminal_progress() as progress:
         measurement = api.profile(
             bundle,
@@ -85,6 +92,42 @@ def profile(
     for path in (None if on_stdout else json, trace, html):
         if path is not None and not on_stdout:
             print(f"wrote {path}")
+
+
+def _count(
+    bundle: Path,
+    device: str,
+    threads: int | None,
+    entries: tuple[str, ...],
+    json: Path | None,
+    other: tuple[Path | None, ...],
+) -> None:
+    """Count in place of measuring: the same numbers on every machine."""
+    import sys
+
+    from edge.cli.output import show
+    from edge.cli.terminal import terminal_progress
+    from edge.errors import UsageError
+    from edge.files import write_atomically
+    from edge.report import counts as report
+    from edge.runtimes.native.counting import count, encode
+
+    transport, _, target = device.partition(":")
+    if transport != "qemu" or not target:
+        raise UsageError("instructions are counted under emulation: give --device qemu:rpi5, or another target.")
+    if threads not in (None, 1):
+        raise UsageError("instructions are counted with one thread, so that they repeat: leave --threads out.")
+    if any(other):
+        raise UsageError("counts have no trace and no page, since they are no times: leave --trace and --html out.")
+    with terminal_progress() as progress:
+        counts = count(bundle, target, entries=entries, progress=progress)
+    if json is not None and str(json) == "-":
+        sys.stdout.write(encode(counts).decode())
+        return
+    show(report.render(counts))
+    if json is not None:
+        write_atomically(json, encode(counts))
+        print(f"wrote {json}")
 
 
 def _keep(measurement: Measurement, quiet: bool) -> None:

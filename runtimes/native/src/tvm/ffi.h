@@ -32,7 +32,7 @@ class Any {
 TVMFFIAny any(int64_t number);
 TVMFFIAny any(const char* text);  // which must outlive the call
 
-// A function object of the given C function; `self` is passed to it.
+// A function object of the given C function; `self`, which must not be null, is passed to it.
 Any function_object(void* self, TVMFFISafeCallType function);
 
 // Calls a function object; std::runtime_error with TVM's own message if it fails.
