@@ -26,6 +26,7 @@ from edge.devices.facts import BUSY, busy_share, device_facts
 from edge.devices.guard import COOLING, Guard, remember_band, remembered_band
 from edge.devices.programs import Programs, local_programs
 from edge.devices.resident import proportional, reset_peak, resident, resident_now
+from edge.devices.running import Ran, RunRequest
 from edge.devices.sensors import Sensors
 from edge.devices.verifying import Verified, VerifyRequest
 from edge.errors import InputError, UnsupportedError
@@ -95,9 +96,9 @@ class RoofFound(msgspec.Struct, frozen=True, kw_only=True, tag="roof-found"):
     roof: Roof
 
 
-Request = ProfileRequest | RoofRequest | VerifyRequest
-Reply = Profiled | RoofFound | Verified
-Message = Began | Failed | Profiled | RoofFound | Verified
+Request = ProfileRequest | RoofRequest | VerifyRequest | RunRequest
+Reply = Profiled | RoofFound | Verified | Ran
+Message = Began | Failed | Profiled | RoofFound | Verified | Ran
 
 
 def profile(

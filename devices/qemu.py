@@ -26,6 +26,7 @@ from edge.devices.host import name_cpu
 from edge.devices.probe import BoardFacts, PythonFacts
 from edge.devices.probe import probe as probe_host
 from edge.devices.routes import Route, choose_route
+from edge.devices.running import RunRequest
 from edge.errors import DeviceError, UsageError
 from edge.progress import Progress
 
@@ -84,7 +85,7 @@ class QemuDevice(Device):
         facts = self.facts()
         for record in manifest.files:
             elf.check(Path(request.bundle) / record.path, facts, record.path)
-        route = self._local(choose_route(facts, manifest), progress)
+        route = self._local(choose_route(facts, manifest, own_tensors=isinstance(request, RunRequest)), progress)
         kept = {name: os.environ[name] for name in KEPT if name in os.environ}
         return converse(self.emulated(route.argv), {**kept, **route.environment}, request, timeout, progress)
 

@@ -6,19 +6,21 @@ that ends it when nobody listens any more, and read its messages.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 import msgspec
 
-from edge.bundle import read_manifest
+from edge.bundle import read_manifest, sha256_file
 from edge.devices import elf
 from edge.devices.base import Device
 from edge.devices.conversation import Link, converse
 from edge.devices.harness import ProfileRequest, Reply, Request, RoofRequest
 from edge.devices.local import worker_environment
 from edge.devices.lock import SILENCE, locked
-from edge.devices.routes import bundle_files, bundle_folder, choose_route, lacking
+from edge.devices.routes import Route, bundle_files, bundle_folder, choose_route, lacking
+from edge.devices.running import Ran, RunRequest
 from edge.devices.watching import watched
 from edge.errors import DeviceError, UnsupportedError
 from edge.progress import Progress
@@ -48,31 +50,50 @@ def answer(device: Device, request: Request, timeout: float, progress: Progress)
     if facts.lacks:
         raise DeviceError(f"{device.address} lacks {', '.join(facts.lacks)}: install coreutils and util-linux, or BusyBox, there.")
     if isinstance(request, RoofRequest):
-        root, manifest = None, None
         if lack := lacking(facts, None):
             raise UnsupportedError(f"the roofline is measured in Python: {lack}")
-    else:
-        root = Path(request.bundle)
-        manifest = read_manifest(root)
-        for record in manifest.files:
-            elf.check(root / record.path, facts, record.path)
-    route = choose_route(facts, manifest)
+        route = choose_route(facts, None)
+        with locked(device, facts.folder):
+            device.push(route.files, route.folder, progress)
+            return _ask(device, route, request, timeout, progress)
+    root = Path(request.bundle)
+    manifest = read_manifest(root)
+    for record in manifest.files:
+        elf.check(root / record.path, facts, record.path)
+    route = choose_route(facts, manifest, own_tensors=isinstance(request, RunRequest))
     with locked(device, facts.folder):
         device.push(route.files, route.folder, progress)
-        if root is not None and manifest is not None and not isinstance(request, RoofRequest):
-            progress.stage(f"push {root.name}")
-            folder = bundle_folder(facts, root)
-            device.push(bundle_files(root, manifest), folder, progress)
-            request = msgspec.structs.replace(request, bundle=folder)
-        environment = {**route.environment, **worker_environment(request)}
-        pairs = [f"{name}={value}" for name, value in environment.items()]
-        script = "; ".join(line.strip() for line in _GUARD.strip().splitlines()).replace("&; ", "& ")
-        command = device.command(("sh", "-c", script, "edge", str(SILENCE), "env", *pairs, *route.argv))
-        link = Link(address=device.address, lost=device.lost, alive=device.alive)
+        progress.stage(f"push {root.name}")
+        folder = bundle_folder(facts, root)
+        device.push(bundle_files(root, manifest), folder, progress)
+        there = msgspec.structs.replace(request, bundle=folder)
+        if isinstance(there, RunRequest):
+            return _run(device, facts.folder, route, there, timeout, progress)
+        if route.name == "native" and isinstance(there, ProfileRequest):
+            return watched(device, there, lambda: _ask(device, route, there, timeout, progress), progress)
+        return _ask(device, route, there, timeout, progress)
 
-        def measure() -> Reply:
-            return converse(command, os.environ, request, timeout, progress, link)
 
-        if route.name == "native" and isinstance(request, ProfileRequest):
-            return watched(device, request, measure, progress)
-        return measure()
+def _ask(device: Device, route: Route, request: Request, timeout: float, progress: Progress) -> Reply:
+    """Start the worker on the device, everything being there, and talk to it."""
+    environment = {**route.environment, **worker_environment(request)}
+    pairs = [f"{name}={value}" for name, value in environment.items()]
+    script = "; ".join(line.strip() for line in _GUARD.strip().splitlines()).replace("&; ", "& ")
+    command = device.command(("sh", "-c", script, "edge", str(SILENCE), "env", *pairs, *route.argv))
+    link = Link(address=device.address, lost=device.lost, alive=device.alive)
+    return converse(command, os.environ, request, timeout, progress, link)
+
+
+def _run(device: Device, base: str, route: Route, request: RunRequest, timeout: float, progress: Progress) -> Reply:
+    """The user's tensors go there and the outputs come back; neither stays on the device."""
+    folder, source = f"{base}/inputs", Path(request.inputs)
+    name = sha256_file(source)[:32]
+    there = msgspec.structs.replace(request, inputs=f"{folder}/{name}.npz", outputs=f"{folder}/{name}.out.npz")
+    try:
+        device.push({f"{name}.npz": source}, folder, progress)
+        _ask(device, route, there, timeout, progress)
+        device.pull(there.outputs, Path(request.outputs))
+    finally:
+        with contextlib.suppress(DeviceError):
+            device.run(("rm", "-f", there.inputs, there.outputs))
+    return Ran(outputs=request.outputs)

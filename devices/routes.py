@@ -44,13 +44,18 @@ class Route:
     environment: Mapping[str, str]
 
 
-def choose_route(facts: BoardFacts, manifest: Manifest | None) -> Route:
-    """The route for a bundle, or for a request without one; DeviceError says what the device lacks."""
+def choose_route(facts: BoardFacts, manifest: Manifest | None, own_tensors: bool = False) -> Route:
+    """The route for a bundle, or for a request without one; DeviceError says what the device lacks.
+
+    ``own_tensors``: it is to run on the user's tensors, which the native runner does not take (UnsupportedError).
+    """
     runtime = manifest.runtime.name if manifest else None
     lack = lacking(facts, runtime)
     if not lack:
         return python_route(facts)
     if runtime is not None and runtime in NATIVE:
+        if own_tensors:
+            raise UnsupportedError(f"edge's runner takes no tensors of your own. {lack}")
         return native_route(facts, runtime, lack)
     raise DeviceError(lack)
 

@@ -14,8 +14,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from edge.devices import harness, verifying
+from edge.devices import harness, running, verifying
 from edge.devices.harness import Began, Failed, Message, ProfileRequest, Reply, Request
+from edge.devices.running import RunRequest
 from edge.devices.verifying import VerifyRequest
 from edge.errors import EdgeError
 
@@ -49,6 +50,8 @@ def _answer(request: Request, began: Callable[[str], None]) -> Reply:
         return harness.profile(request, began)
     if isinstance(request, VerifyRequest):
         return verifying.verify(request, began)
+    if isinstance(request, RunRequest):
+        return running.run(request, began)
     from edge.devices import roofline
 
     began("roofline")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from edge._version import __version__
 from edge.bundle import MANIFEST, Bundle, open_bundle, sha256_file
@@ -16,6 +18,7 @@ from edge.devices.base import Device, find_device
 from edge.devices.harness import Profiled, ProfileRequest, RoofFound, RoofRequest, with_operators
 from edge.devices.local import LocalDevice
 from edge.devices.roofline import bound
+from edge.devices.running import RunRequest
 from edge.devices.targets import load_target
 from edge.devices.verifying import Verified, VerifyRequest, check_samples
 from edge.errors import EdgeError, UnsupportedError, UsageError
@@ -24,8 +27,9 @@ from edge.estimate import estimate as make_estimate
 from edge.families.base import get_family
 from edge.manifest import Manifest
 from edge.measurement import BundleFacts, EntryCheck, EntryMeasurement, Measurement, Roof, Settings
+from edge.npz import encode_npz, read_npz
 from edge.progress import Progress
-from edge.runtimes.base import Session, session_class, usable_cores
+from edge.runtimes.base import Session, check_inputs, session_class, usable_cores
 
 #: Seconds that a profile may take before it counts as hung, beyond the time asked for: slow boards take a minute to
 #: import torch, and a slow model has its own limit (``edge.devices.timing.MOST_SECONDS``).
@@ -59,6 +63,36 @@ def verify(
     verified = found.work(request, PATIENCE, progress or Progress())
     assert isinstance(verified, Verified)
     return verified.checks
+
+
+def run_on(
+    path: Path | str, entry: str | None, inputs: Mapping[str, np.ndarray], *, device: str, threads: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, np.ndarray]:
+    """Outputs of entry point ``entry`` (None: the only one) of the bundle at ``path``, computed on ``device``.
+
+    Raises as ``load`` does, InputError for inputs that do not fit, and DeviceError.
+    """
+    found = find_device(device)
+    opened = open_bundle(path)
+    record = opened.manifest.entry(entry or only_entry(opened.manifest))
+    check_inputs(record, inputs)
+    with tempfile.TemporaryDirectory(prefix="edge-run-") as folder:
+        given, outputs = Path(folder) / "in.npz", Path(folder) / "out.npz"
+        given.write_bytes(encode_npz(inputs))
+        request = RunRequest(
+            device=device, bundle=str(opened.path.resolve()), threads=_threads(opened, threads, found), entry=record.name,
+            inputs=str(given), outputs=str(outputs),
+        )
+        found.work(request, PATIENCE, progress or Progress())
+        return read_npz(outputs)
+
+
+def only_entry(manifest: Manifest) -> str:
+    """The name of the one entry point; UsageError where there are several."""
+    if len(manifest.entries) > 1:
+        raise UsageError(f"which entry point? Give --entry: {', '.join(record.name for record in manifest.entries)}.")
+    return manifest.entries[0].name
 
 
 def profile(

@@ -102,7 +102,7 @@ def test_a_phone_without_python_runs_no_onnx(phone: virtual.Phone, tmp_path: Pat
 
 def test_a_cable_that_is_pulled_while_measuring_is_told(phone: virtual.Phone, bundle: Path) -> None:
     with pytest.raises(LostError, match=r"ended during 'runs classify'; it .*(attached|answer|adb devices)"):
-        edge.profile(bundle, device=phone.address, threads=1, seconds=30.0, progress=Unplug(phone, "runs classify"))
+        edge.profile(bundle, device=phone.address, threads=1, seconds=6.0, progress=Unplug(phone, "runs classify"))
     with pytest.raises(LostError, match="adb devices"):
         find_device(phone.address).facts()
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -192,6 +194,26 @@ def test_a_clock_that_jumps_disturbs_neither_lock_nor_cache(device: Device, tmp_
         with locked(device, str(folder)):
             push(device, {"file": source}, str(folder), Progress())
         assert (folder / "file").read_bytes() == source.read_bytes()
+
+
+def test_who_falls_silent_holds_a_board_no_longer(device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A laptop that is closed, a radio link that is gone: the line is open and nothing comes over it."""
+    from edge.devices import lock
+
+    monkeypatch.setattr(lock, "SILENCE", 2)
+    folder = str(tmp_path / "board")
+    monkeypatch.setattr(lock, "BEAT", 0.5)
+    with lock.locked(device, folder):
+        time.sleep(3.0)  # signs of life: it is held for longer than the silence that is allowed
+        with pytest.raises(DeviceError, match=rf"is in use by .*process {os.getpid()}"), lock.locked(device, folder):
+            pass
+    monkeypatch.setattr(lock, "BEAT", 600.0)
+    with lock.locked(device, folder):
+        for _ in range(100):
+            with contextlib.suppress(DeviceError), lock.locked(device, folder):
+                return
+            time.sleep(0.1)
+    pytest.fail("a silent holder keeps the board")
 
 
 def test_the_forms_of_addresses_are_told() -> None:

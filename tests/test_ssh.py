@@ -5,10 +5,12 @@ The same over an arm64 system is tests/test_arm64.py. What goes wrong between de
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sshd
 from tiny import SHAPES, make_bundle
@@ -110,6 +112,24 @@ def test_files_come_back(server: sshd.Server, bundle: Path, tmp_path: Path) -> N
     with pytest.raises(DeviceError, match="has no file"):
         device.pull(f"{copy}/nothing", tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
+
+
+def test_tensors_go_there_and_come_back(
+    server: sshd.Server, bundle: Path, board: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given, out = tmp_path / "in.npz", tmp_path / "out.npz"
+    x = np.random.default_rng(3).standard_normal(SHAPES["wide"]).astype(np.float32)
+    np.savez(given, x=x)
+    command = ["run", str(bundle), "--npz", str(given), "--entry", "wide", "-o", str(out)]
+    assert cli.invoke([*command, "--device", server.address, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["outputs"] == {"y": {"dtype": "float32", "shape": list(SHAPES["wide"])}}
+    np.testing.assert_allclose(np.load(out)["y"], edge.load(bundle).run("wide", {"x": x})["y"], rtol=1e-5, atol=1e-6)
+    assert list((board / "inputs").iterdir()) == [], "a user's tensors stay on the board"
+    np.savez(given, x=x[:1])
+    assert cli.invoke([*command, "--device", server.address]) == 2
+    assert "input 'x' has shape [1, 256]" in capsys.readouterr().err
+    assert cli.invoke(["run", str(bundle), "--csv", "x.csv", "--device", server.address]) == 2
+    assert "only raw tensors are run on" in capsys.readouterr().err
 
 
 def test_a_refusal_on_the_board_keeps_its_class(

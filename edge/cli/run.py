@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edge.cli.options import BundleArgument, JsonFlag, ThreadsOption
+from edge.cli.options import BundleArgument, DeviceOption, JsonFlag, ThreadsOption
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,6 +62,7 @@ def run(
     overlay: Annotated[
         Path | None, typer.Option("--overlay", metavar="PNG", help="interformer: the picture with its mask.")
     ] = None,
+    device: DeviceOption = "local",
     threads: ThreadsOption = None,
     json: JsonFlag = False,
 ) -> None:
@@ -78,8 +79,8 @@ def run(
       edge run interformer-encode-rpi.edge --encode image.png -o image.features
       edge run interformer-click-rpi.edge --features image.features --click 120,80,+ --click 30,200,- -o mask.png
       edge run tspulse-rpi.edge --npz in.npz --entry reconstruct -o out.npz
+      edge run tspulse-rpi.edge --npz in.npz --entry reconstruct -o out.npz --device ssh://pi@raspberrypi.local
     """
-    from edge import api
     from edge.cli.output import print_json
     from edge.cli.terminal import terminal_progress
     from edge.errors import UsageError
@@ -87,10 +88,12 @@ def run(
 
     if npz is not None and (task is not None or csv is not None):
         raise UsageError("--npz runs an entry point on raw tensors and --task a job on a CSV: give one of them.")
+    if npz is None and device != "local":
+        raise UsageError(f"only raw tensors are run on {device}: give --npz, or leave --device out.")
     if npz is None and entry is not None:
         raise UsageError("--entry names the entry point for --npz: give the tensors, or a --task.")
     if npz is not None:
-        _run_tensors(api.load(bundle, threads=threads), npz, entry, output, json)
+        _run_tensors(bundle, npz, entry, output, json, device, threads)
         return
     # A flag that only one task knows names it.
     named = task or ("encode" if encode is not None else "click" if click else None)
@@ -156,25 +159,26 @@ def _task(bundle: Path, name: str | None, threads: int | None) -> tuple[Session,
     return api.load(bundle, threads=threads), job
 
 
-def _run_tensors(session: Session, npz: Path, entry: str | None, output: Path | None, json: bool) -> None:
-    import io
-
-    import numpy as np
-
+def _run_tensors(
+    bundle: Path, npz: Path, entry: str | None, output: Path | None, json: bool, device: str, threads: int | None
+) -> None:
+    from edge import api
+    from edge.bundle import read_manifest
     from edge.cli.output import print_json, print_table
-    from edge.errors import UsageError
+    from edge.cli.terminal import terminal_progress
     from edge.files import write_atomically
-    from edge.npz import read_npz
+    from edge.npz import encode_npz, read_npz
 
-    entries = session.manifest.entries
-    if entry is None and len(entries) > 1:
-        raise UsageError(f"which entry point? Give --entry: {', '.join(record.name for record in entries)}.")
-    name = entry or entries[0].name
-    outputs = session.run(name, read_npz(npz))
+    if device == "local":
+        session = api.load(bundle, threads=threads)
+        name = entry or api.only_entry(session.manifest)
+        outputs = session.run(name, read_npz(npz))
+    else:
+        with terminal_progress() as progress:
+            name = entry or api.only_entry(read_manifest(bundle))
+            outputs = api.run_on(bundle, name, read_npz(npz), device=device, threads=threads, progress=progress)
     if output is not None:
-        buffer = io.BytesIO()
-        np.savez(buffer, **outputs)  # type: ignore[arg-type]  # numpy types the keywords as its own options
-        write_atomically(output, buffer.getvalue())
+        write_atomically(output, encode_npz(outputs))
     if json:
         found = {key: {"dtype": value.dtype.name, "shape": value.shape} for key, value in outputs.items()}
         print_json({"entry": name, "outputs": found, "written": [output] if output else []})
