@@ -117,6 +117,21 @@ def test_fmvit_t(tmp_path_factory: pytest.TempPathFactory, export: Export, targe
 
 @emulated
 @slow
+@pytest.mark.parametrize("target", CPUS)
+def test_edges_own_kernels(tmp_path_factory: pytest.TempPathFactory, export: Export, target: str) -> None:
+    """Called by a program, loaded beside the runner: the Pi 5's with dot products, the Pi 4's without, the same sums."""
+    bundle = export("relu2-mlp", "rpi5", "executorch", "--quantize", "int8-dynamic", "--sparse", "on")
+    manifest = open_bundle(bundle).manifest
+    assert manifest.kernels is not None
+    (check,) = verified(tmp_path_factory, bundle, target)
+    assert check.passed
+    # What export measured on this host, with the same kernels for another CPU.
+    (stage,) = [stage for stage in manifest.entries[0].stages if stage.stage == "lowered"]
+    assert check.outputs[0].relative == pytest.approx(stage.outputs[0].relative, rel=0.01)
+
+
+@emulated
+@slow
 def test_a_profile_has_the_same_parts_as_on_a_board(tmp_path_factory: pytest.TempPathFactory, export: Export) -> None:
     bundle = export("relu2-mlp", "rpi5", "executorch", "--quantize", "fp32")
     request = ProfileRequest(device="qemu:rpi5", bundle=str(bundle), threads=1, runs=3, seconds=0.0, operators=True)

@@ -161,6 +161,24 @@ def test_outputs_that_are_off_are_said_to_be(runner: Path, copy: Path) -> None:
     assert check.outputs[0].max_abs == pytest.approx(0.5, abs=1e-4)
 
 
+def test_edges_own_kernels_are_beside_the_runner(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+    path = tmp_path / "sparse.edge"
+    arguments = ["export", "relu2-mlp", "--target", "cpu", "--runtime", "executorch", "--quantize", "int8-dynamic"]
+    assert cli.invoke([*arguments, "--sparse", "on", "-o", str(path)]) == 0
+    runner = built(tmp_path_factory, "executorch", HOST)
+    status, messages = talk([runner], profile_request(path))
+    assert status == 0
+    assert isinstance(messages[-1], Profiled)
+    rows = with_operators(messages[-1], path, open_bundle(path).manifest).entries[0].operators
+    assert [row.kind for row in rows].count("edge::relu2_mlp") == 2
+
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["kernels"]["abi"] += 1
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    failed = refused_after_load(talk([runner], profile_request(path)))
+    assert "calls edge's kernels of ABI" in failed.sentence
+
+
 # --- what it refuses, before anything is loaded
 
 

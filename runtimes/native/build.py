@@ -21,6 +21,7 @@ from pathlib import Path
 from edge.cache import cache_dir
 from edge.dependencies import require, version
 from edge.errors import StorageError, UnsupportedError
+from edge.runtimes.kernels.binding import ABI as KERNELS
 from edge.runtimes.native.sdk import SDKS, Sdk, find_sdk
 
 #: The program's name among the files of a runner.
@@ -49,7 +50,7 @@ def runner_files(runtime: str, triple: str) -> Mapping[str, Path]:
     command = _command(runtime, arch, sdk)
     folder = cache_dir() / "runner" / f"{runtime}-{arch}-{_key(runtime, command, sdk)}"
     if not (folder / PROGRAM).is_file():
-        _build(command, runtime, triple, sdk, folder)
+        _build(command, runtime, arch, sdk, folder)
     return {path.name: path for path in sorted(folder.iterdir())}
 
 
@@ -72,7 +73,7 @@ def _command(runtime: str, arch: str, sdk: Sdk) -> tuple[str, ...]:
     versions = [f'-DEDGE_{name.upper().replace("-", "_")}="{number}"' for name, number in sdk.versions.items()]
     return (
         "-target", f"{arch}-linux-gnu.{GLIBC}", *FLAGS, *versions,
-        f'-DEDGE_ABI="{_abi(runtime)}"',
+        f'-DEDGE_ABI="{_abi(runtime)}"', f"-DEDGE_KERNELS={KERNELS}",
         *(f"-D{name}" for name in sdk.runtime.defines),
     )  # fmt: skip
 
@@ -88,22 +89,35 @@ def _abi(runtime: str) -> str:
     return abi()
 
 
+def _kernels(runtime: str, arch: str) -> tuple[Path, ...]:
+    """The library of edge's own kernels, which the runner loads for bundles that call them."""
+    if runtime != "executorch":
+        return ()
+    from edge.runtimes.kernels.executorch import library
+
+    return (library(arch),)
+
+
 def _key(runtime: str, command: tuple[str, ...], sdk: Sdk) -> str:
     digest = hashlib.sha256("\0".join((*command, version("ziglang") or "", *sdk.runtime.libraries)).encode())
+    if runtime == "executorch":
+        from edge.runtimes.kernels import executorch
+
+        digest.update(executorch.key(sdk).encode())
     for path in sorted((*_sources(runtime), *SOURCES.glob("*.h"), *(SOURCES / runtime).glob("*.h"))):
         digest.update(f"{path.relative_to(SOURCES)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 
-def _build(command: tuple[str, ...], runtime: str, triple: str, sdk: Sdk, folder: Path) -> None:
+def _build(command: tuple[str, ...], runtime: str, arch: str, sdk: Sdk, folder: Path) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".runner-", dir=folder.parent) as scratch:
             staging = Path(scratch) / "runner"
             staging.mkdir()
-            _compile(command, runtime, triple, sdk, staging / PROGRAM, Path(scratch))
-            for library in sdk.runtime.libraries:
-                shutil.copyfile(sdk.path(library), staging / Path(library).name)
+            _compile(command, runtime, arch, sdk, staging / PROGRAM, Path(scratch))
+            for library in (*map(sdk.path, sdk.runtime.libraries), *_kernels(runtime, arch)):
+                shutil.copyfile(library, staging / library.name)
             try:
                 staging.rename(folder)
             except OSError:
@@ -113,7 +127,7 @@ def _build(command: tuple[str, ...], runtime: str, triple: str, sdk: Sdk, folder
         raise StorageError(f"edge's cache {folder.parent} cannot be written ({error.strerror}): set EDGE_CACHE to a folder that can.") from error
 
 
-def _compile(command: tuple[str, ...], runtime: str, triple: str, sdk: Sdk, program: Path, scratch: Path) -> None:
+def _compile(command: tuple[str, ...], runtime: str, arch: str, sdk: Sdk, program: Path, scratch: Path) -> None:
     unit = scratch / "runner.cpp"
     unit.write_text("".join(f'#include "{path.relative_to(SOURCES)}"\n' for path in _sources(runtime)), encoding="utf-8")
     libraries = [str(sdk.path(library)) for library in sdk.runtime.libraries]
@@ -128,4 +142,4 @@ def _compile(command: tuple[str, ...], runtime: str, triple: str, sdk: Sdk, prog
     )  # fmt: skip
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if "error:" in line] or done.stderr.splitlines() or ["no message"]
-        raise UnsupportedError(f"the runner for {triple} cannot be built ({errors[0].strip()[:300]}): reinstall {runtime} and ziglang.")
+        raise UnsupportedError(f"the runner for {arch} cannot be built ({errors[0].strip()[:300]}): reinstall {runtime} and ziglang.")

@@ -53,7 +53,7 @@ def library(arch: str) -> Path:
     """
     sdk = find_sdk("executorch", arch)
     require("native", "building the kernels for ExecuTorch", "ziglang")
-    path = cache_dir() / "kernels" / _key(sdk) / arch / LIBRARY
+    path = cache_dir() / "kernels" / key(sdk) / arch / LIBRARY
     if not path.is_file():
         try:
             build.build(arch, path, (sys.executable, "-m", "ziglang", "cc"), build.SHIPPED[arch], extra=_plus(sdk))
@@ -74,7 +74,8 @@ def _plus(sdk: Sdk) -> build.Extra:
     return build.Extra(SOURCE, (*flags, *includes), tuple(str(sdk.path(name)) for name in _LINKED))
 
 
-def _key(sdk: Sdk) -> str:
+def key(sdk: Sdk) -> str:
+    """A name for all that goes into the library: sources, flags, compiler and SDK."""
     digest = hashlib.sha256("\0".join((*_FLAGS, version("ziglang") or "", *sdk.versions.values())).encode())
     for path in sorted((*build.SOURCES.glob("*.[ch]"), SOURCE, Path(build.__file__))):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())

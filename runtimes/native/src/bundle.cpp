@@ -88,6 +88,7 @@ Bundle::Bundle(const std::string& path) : root(path), name(base_name(path)) {
     runtime = manifest.at("runtime").at("name").text();
     version = manifest.at("runtime").at("version").text();
     abi = manifest.at("runtime").at("abi").text();
+    if (manifest.has("kernels") && manifest.at("kernels").kind != Json::Kind::null) kernels = manifest.at("kernels").at("abi").whole();
     for (const Json& item : manifest.at("entries").items()) entries.push_back(entry_of(item));
     check_files(manifest);
   } catch (const Refusal&) {

@@ -34,6 +34,7 @@ class Bundle {
   std::string root, name;
   std::string runtime, version, abi;
   std::vector<Entry> entries;
+  int64_t kernels = 0;  // the ABI of edge's own kernels that the artifacts call, 0 for none
 
   // UsageError for a name that is not there.
   const Entry& entry(const std::string& name) const;

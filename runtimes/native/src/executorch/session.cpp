@@ -10,6 +10,8 @@
 #include <executorch/runtime/platform/platform.h>
 #include <executorch/runtime/platform/runtime.h>
 
+#include <dlfcn.h>
+
 #include <cstdio>
 #include <cstring>
 #include <map>
@@ -213,11 +215,25 @@ class ExecuTorchSession : public Session {
   std::map<std::string, std::unique_ptr<Loaded>> methods_;
 };
 
+// edge's own kernels register themselves when their library, which lies beside the program, is loaded. Once only: a second
+// registration ends the process.
+void load_kernels(const Bundle& bundle) {
+  if (bundle.kernels == 0) return;
+  if (bundle.kernels != EDGE_KERNELS) {
+    throw Refusal("BundleError", "this bundle calls edge's kernels of ABI " + std::to_string(bundle.kernels) + " and the runner has ABI " +
+                                     std::to_string(EDGE_KERNELS) + ": export it again.");
+  }
+  if (dlopen("libedge_kernels_executorch.so", RTLD_NOW) == nullptr) {
+    throw Refusal("BundleError", std::string("edge's kernels cannot be loaded (") + dlerror() + "): build the runner again.");
+  }
+}
+
 }  // namespace
 
 std::unique_ptr<Session> open_session(const Bundle& bundle, int threads) {
   er::register_pal(er::PalImpl::create(nullptr, nullptr, runner_ticks, in_nanoseconds, emit, nullptr, nullptr, "edge-runner"));
   check_program(bundle);
+  load_kernels(bundle);
   return std::make_unique<ExecuTorchSession>(bundle, threads);
 }
 
