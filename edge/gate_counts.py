@@ -6,11 +6,13 @@ one CPU model are compared with those of the same; a count that did not repeat i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from edge.errors import InputError
+from edge.progress import Progress
 
 
 class _Classes(msgspec.Struct, frozen=True):
@@ -35,6 +37,7 @@ class CountFile(msgspec.Struct, frozen=True):
     """The part of a counts file that is compared."""
 
     bundle: str
+    target: str
     cpu: str
     emulator: str
     threads: int
@@ -65,9 +68,27 @@ class CountReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 def read(path: Path) -> CountFile | None:
     """The counts in ``path``; None if it holds something else, or is no file."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=CountFile)
+        return decode(path.read_bytes())
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
+
+
+def decode(raw: bytes) -> CountFile:
+    return msgspec.json.decode(raw, type=CountFile)
+
+
+def counted(source: Path, target: str, entries: Sequence[str], progress: Progress) -> bytes:
+    """The counts of ``source``, a bundle, on the CPU of ``target``, as a counts file; or the file that ``source`` is.
+
+    Raises what counting raises, and InputError for a file of something else.
+    """
+    if source.is_dir():
+        from edge.runtimes.native.counting import count, encode
+
+        return encode(count(source, target, entries=entries, progress=progress))
+    if read(source) is None:
+        raise InputError(f"{source} holds no instruction counts: give a bundle, or what `edge profile --count --json` wrote.")
+    return source.read_bytes()
 
 
 def judge(before: CountFile, now: CountFile, allowed: float) -> CountReport:

@@ -252,8 +252,11 @@ def test_counts_that_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFi
     for other, reason in (
         (counts(tmp_path / "cpu.json", 10**6, cpu="cortex-a72"), "counted on cortex-a76"),
         (counts(tmp_path / "entry.json", 10**6, entry="embed"), "no entry point 'embed'"),
-        (make_bundle(tmp_path / "tiny.edge").path, "holds instruction counts"),
-        (tmp_path / "none.json", "holds instruction counts"),
+        (make_bundle(tmp_path / "tiny.edge").path, "count"),  # ONNX Runtime has no runner to count
+        (tmp_path / "none.json", "holds no instruction counts"),
     ):
         assert cli.invoke(["gate", str(other), "--baseline", str(old)]) == 2
         assert reason in capsys.readouterr().err
+    (tmp_path / "times.json").write_text("{}")
+    assert cli.invoke(["gate", str(old), "--baseline", str(tmp_path / "times.json"), "--device", "qemu:rpi5"]) == 2
+    assert "--update" in capsys.readouterr().err

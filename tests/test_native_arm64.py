@@ -176,6 +176,9 @@ def test_counts_repeat_to_the_last_instruction(export: Export, runtime: str, tmp
         assert done.exit_code == 0, done.output
         assert "classify" in done.stdout and "SIMD and FP" in done.stdout
     assert files[0].read_bytes() == files[1].read_bytes()
+    # A gate that allows nothing lets the same bundle pass.
+    gated = CliRunner().invoke(app, ["gate", str(bundle), "--baseline", str(files[0]), "--max-regression", "0%"])
+    assert gated.exit_code == 0 and "1.0000x" in gated.stdout, gated.output
     (entry,) = counting.decode(files[0].read_bytes()).entries
     assert entry.steady
     # Two multiply-adds for each weight, four lanes of float32 in a register: no kernel does it in fewer instructions.
