@@ -26,7 +26,7 @@ from edge.export.executorch_graph import (
     to_executorch,
     unsupported,
 )
-from edge.export.executorch_quantize import Quantized, Shared, quantize
+from edge.export.executorch_quantize import Quantized, Shared, quantize, release
 from edge.export.executorch_sparse import packed
 from edge.export.payoff import too_large
 from edge.families.base import Arrays
@@ -78,6 +78,8 @@ class ExecuTorchLowering(Lowering):
                     f"{recipe.scheme.value} finds no layer of this model that it can quantize: choose fp32, or another "
                     "scheme."
                 )
+            if too_large(captured):
+                release(shared)
         programs = {
             item.entry.name: quantized[item.entry.name].program if quantized else item.program for item in captured
         }

@@ -55,8 +55,8 @@ class Quantized:
     warnings: tuple[str, ...]
 
 
-#: Quantized weights by the memory of the float ones, which captured programs keep alive.
-Shared = dict[int, "torch.nn.Parameter"]
+#: Float weights and their quantized form, by the memory of the float ones, which captured programs keep alive.
+Shared = dict[int, tuple["torch.Tensor", "torch.nn.Parameter"]]
 
 
 def quantize(
@@ -172,8 +172,8 @@ def _weights(captured: Captured, recipe: Recipe, shared: Shared, progress: Progr
                 name = f"quantized_weight_{layers}"
                 place = weight.data_ptr()
                 if place not in shared:
-                    shared[place] = _quantized_weight(weight, group)
-                module.register_parameter(name, shared[place])
+                    shared[place] = weight, _quantized_weight(weight, group)
+                module.register_parameter(name, shared[place][1])
                 with module.graph.inserting_before(node):
                     quantized = module.graph.get_attr(name)
                 # torchao's tensors answer to the Python function, not to the operator below it.
@@ -181,6 +181,7 @@ def _weights(captured: Captured, recipe: Recipe, shared: Shared, progress: Progr
                 node.args = (node.args[0], quantized, *node.args[2:])
                 layers += 1
         module.graph.eliminate_dead_code()
+        _drop_unread(module)
         module.recompile()
         program = trace(entry, module, to_tensors(entry, captured.references[0][0]))
     warnings = []
@@ -195,6 +196,21 @@ def _weights(captured: Captured, recipe: Recipe, shared: Shared, progress: Progr
             f"int8 for both: {', '.join(convolutions)}."
         )
     return Quantized(program, module, layers, tuple(warnings))
+
+
+def release(shared: Shared) -> None:
+    """Free the float weights that have a quantized form: whoever still holds them cannot compute any more."""
+    for weight, _ in shared.values():
+        weight.untyped_storage().resize_(0)
+
+
+def _drop_unread(module: GraphModule) -> None:
+    """Take the parameters and buffers that no node reads out of ``module``."""
+    read = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    for name in [name for named in (module.named_parameters, module.named_buffers) for name, _ in named(remove_duplicate=False)]:
+        if name not in read:
+            owner, _, attribute = name.rpartition(".")
+            delattr(module.get_submodule(owner), attribute)
 
 
 def _narrow_table(module: GraphModule, node: Node) -> None:

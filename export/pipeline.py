@@ -122,13 +122,15 @@ class _Export:
         self.progress.stage("capture")
         captured = self.capture(calibration)
         self.refuse_unsupported(captured)
+        # Before lowering, which may free the float weights of a large model as soon as they are quantized.
+        exported = [verify.check_exported(item) for item in captured]
         self.progress.stage("quantize and lower" if self.recipe.scheme is not Scheme.FP32 else "lower")
         lowered = self.lower(captured, self.recipe, "artifacts")
         draft = self.draft(captured, lowered)
         session = self.session(lowered, draft, "host")
 
         self.progress.stage("verify")
-        entries, failures = self.verify(captured, lowered, draft, session)
+        entries, failures = self.verify(captured, exported, lowered, draft, session)
         if failures and not allow_mismatch:
             raise MismatchError(f"{'; '.join(failures)}: nothing was packed (--allow-mismatch packs it all the same).")
         metrics = self.metrics(session)
@@ -233,15 +235,15 @@ class _Export:
         )
 
     def verify(
-        self, captured: Sequence[Captured], lowered: Lowered, draft: Manifest, session: Session
+        self, captured: Sequence[Captured], exported: Sequence[StageReport], lowered: Lowered, draft: Manifest, session: Session
     ) -> tuple[tuple[EntryRecord, ...], list[str]]:
         """Every entry's stages, and one sentence for each entry that fails."""
         records, failures = [], []
         where = f"{self.recipe.runtime} on {draft.verified_on}"
-        for item, record in zip(captured, draft.entries, strict=True):
+        for item, first, record in zip(captured, exported, draft.entries, strict=True):
             name = item.entry.name
             run = _runner(session, name)
-            stages = [verify.check_exported(item)]
+            stages = [first]
             quantized = lowered.quantized[name] if lowered.quantized else None
             if quantized is not None:
                 stages.append(verify.check(item, "quantized", "the quantized graph on this host", quantized, self.recipe.scheme))
@@ -249,7 +251,7 @@ class _Export:
             if quantized is not None:
                 stages.append(verify.check_lowering(item, where, quantized, run, self.recipe.scheme))
             failed = verify.first_failure(stages)
-            errors = self.localize(item, failed) if failed else ()
+            errors = self.localize(item, failed) if failed and not too_large(captured) else ()
             if failed:
                 failures.append(_failure_sentence(name, failed, errors))
             records.append(msgspec.structs.replace(record, stages=tuple(stages), first_error=errors))
