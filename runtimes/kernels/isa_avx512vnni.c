@@ -4,6 +4,7 @@
 #define TOKENS_AT_ONCE 16
 #define HEADS_AT_ONCE 16
 #define MANY 8
+#define GATHERED 8
 #define DOWN_SOME down_some_512
 #include "format.h"
 static inline __attribute__((always_inline)) void down_some_512(int bits, size_t width, const uint8_t *const neuron[],

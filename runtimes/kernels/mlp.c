@@ -3,9 +3,9 @@
 
 /* From so many tokens on, a weight is expanded to float once for all of them. */
 #define MANY_TOKENS 4
-/* Tokens whose lists of live neurons and neurons whose expanded strips are at hand at one time. */
+/* Tokens whose lists of live neurons are at hand at one time, and neurons whose expanded strips are (32 KB). */
 #define MOST_TOKENS 64
-#define NEURONS 128
+#define NEURONS 64
 
 typedef struct down_job {
   const instruction_set *isa;

@@ -136,14 +136,22 @@ static void down8(size_t width, const uint8_t *packed, size_t count, const live_
   down(8, width, packed, count, live, coefficients, y);
 }
 
+#define AHEAD_NEURONS 24
 INLINE void expand(int bits, size_t width, const uint8_t *packed, size_t first, size_t count, size_t strip, float *w) {
   const size_t stride = neuron_bytes(bits, width), head = neuron_scales_bytes(width);
   for (size_t each = 0; each < count; each++, w += STRIP) {
     const uint8_t *neuron = packed + (first + each) * stride, *from = neuron + head + strip * STRIP / 8 * (size_t)bits;
-    for (int part = 0; part < 8; part++) {
+    /* A strip is a line or two of each neuron: no CPU guesses which come next. */
+    __builtin_prefetch(neuron + AHEAD_NEURONS * stride + 8 * strip);
+    for (size_t at = 0; at < (size_t)bits * STRIP / 8; at += 64) __builtin_prefetch(from + AHEAD_NEURONS * stride + at);
+    float scales[4];
+    for (size_t i = 0; i < 4; i++) {
       uint16_t half;
-      memcpy(&half, neuron + 2 * (4 * strip + (size_t)part / 2), 2);
-      const float scale = half_to_float(half);
+      memcpy(&half, neuron + 2 * (4 * strip + i), 2);
+      scales[i] = half_to_float(half);
+    }
+    for (int part = 0; part < 8; part++) {
+      const float scale = scales[part / 2];
       if (bits == 4)
         store16(w + 16 * part, __builtin_convertvector((i16)(*(const u16 *)from << (28 - 4 * part)) >> 28, v16) * scale);
       else
@@ -158,19 +166,20 @@ static void expand8(size_t width, const uint8_t *packed, size_t first, size_t co
   expand(8, width, packed, first, count, strip, w);
 }
 
+#ifndef GATHERED
+#define GATHERED 4 /* vectors of a strip's 8 that are added up at a time */
+#endif
 static void gather(size_t first, size_t count, const live_neuron *live, const float *w, float *y) {
-  for (int half = 0; half < 2; half++, w += 64, y += 64) {
-    v16 a = load16(y), b = load16(y + 16), c = load16(y + 32), d = load16(y + 48);
+  for (int part = 0; part < 8; part += GATHERED, w += 16 * GATHERED, y += 16 * GATHERED) {
+    v16 sums[GATHERED];
+#pragma GCC unroll 8
+    for (int v = 0; v < GATHERED; v++) sums[v] = load16(y + 16 * v);
     for (size_t i = 0; i < count; i++) {
       const float *row = w + (live[i].index - first) * STRIP, value = live[i].value;
-      a += load16(row) * value;
-      b += load16(row + 16) * value;
-      c += load16(row + 32) * value;
-      d += load16(row + 48) * value;
+#pragma GCC unroll 8
+      for (int v = 0; v < GATHERED; v++) sums[v] += load16(row + 16 * v) * value;
     }
-    store16(y, a);
-    store16(y + 16, b);
-    store16(y + 32, c);
-    store16(y + 48, d);
+#pragma GCC unroll 8
+    for (int v = 0; v < GATHERED; v++) store16(y + 16 * v, sums[v]);
   }
 }

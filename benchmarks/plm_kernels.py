@@ -1,0 +1,115 @@
+"""What edge's kernels alone make of PLM-1.8B: every matrix of its full shape in int4 with random bits, read once a token.
+
+    python benchmarks/plm_kernels.py [--quick] [--threads 2] [--json FILE]
+
+Decode at several contexts and shares of zeros, prefill in chunks, and the process's peak memory. No runtime around the kernels, no
+norms, no sampling: what a runtime can come to at most. Zeros are put into the activations, since the weights mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+
+from edge.runtimes import kernels
+from edge.runtimes.kernels.binding import MLAShape
+
+LAYERS, HIDDEN, MIDDLE, VOCABULARY = 32, 2048, 8192, 151936
+SHAPE = MLAShape(heads=16, nope=128, rope=64, value=128, latent=512)
+WIDE = 16 * 192 + 576
+CHUNK = 64
+
+
+class Model:
+    def __init__(self, threads: int, context: int) -> None:
+        self.library = kernels.load()
+        self.pool = self.library.pool(threads)
+        self.random = np.random.default_rng(0)
+        self.project = [self.tiled(WIDE, HIDDEN) for _ in range(LAYERS)]
+        self.to_key = [self.tiled(512, 128, 16) for _ in range(LAYERS)]
+        self.to_value = [self.tiled(128, 512, 16) for _ in range(LAYERS)]
+        self.out = [self.tiled(HIDDEN, HIDDEN) for _ in range(LAYERS)]
+        self.up = [self.tiled(MIDDLE, HIDDEN) for _ in range(LAYERS)]
+        size = self.library.library.edge_neurons_bytes(4, MIDDLE, HIDDEN)
+        self.down = [self.bits(size, MIDDLE, slice(0, 128)) for _ in range(LAYERS)]
+        self.head = self.tiled(VOCABULARY, HIDDEN)
+        self.cache = np.full((LAYERS, context, SHAPE.row), 0.1, np.float16)
+
+    def tiled(self, rows: int, columns: int, blocks: int = 1) -> np.ndarray:
+        size = blocks * self.library.library.edge_tiled_bytes(4, rows, columns)
+        return self.bits(size, size // 288, slice(256, 288))
+
+    def bits(self, size: int, blocks: int, scales: slice) -> np.ndarray:
+        made = self.random.integers(0, 256, size, np.uint8).reshape(blocks, -1)
+        made[:, scales] = np.full(made[:, scales].shape[1] // 2, 2e-3, np.float16).view(np.uint8)
+        return made.reshape(-1)
+
+    @property
+    def weight_bytes(self) -> int:
+        lists = (self.project, self.to_key, self.to_value, self.out, self.up, self.down, [self.head])
+        return sum(each.nbytes for matrices in lists for each in matrices)
+
+    def run(self, tokens: int, position: int, zeros: float) -> None:
+        """Tokens through every layer; the head for the last of them."""
+        library, pool = self.library, self.pool
+        x = self.random.standard_normal((tokens, HIDDEN)).astype(np.float32)
+        angles = np.ones((tokens, 32), np.float32), np.zeros((tokens, 32), np.float32)
+        middle = np.where(self.random.random((tokens, MIDDLE)) < zeros, 0, 1).astype(np.float32)
+        for layer in range(LAYERS):
+            projected = library.matmul(4, WIDE, self.project[layer], x[:, None], pool)[:, 0]
+            mixed, _ = library.mla_layer(
+                SHAPE, 4, self.to_key[layer], self.to_value[layer], projected, angles, 1e-6, position, self.cache[layer], pool
+            )
+            library.matmul(4, HIDDEN, self.out[layer], mixed[:, None], pool)
+            library.matmul(4, MIDDLE, self.up[layer], x[:, None], pool)
+            library.sparse_down(4, HIDDEN, self.down[layer], middle, pool)
+        library.matmul(4, VOCABULARY, self.head, x[-1:, None], pool)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    rounds = 5 if arguments.quick else 15
+    model = Model(arguments.threads, 4096)
+    print(f"{model.library.isa}, {arguments.threads} threads, {model.weight_bytes / 1e6:.0f} MB of weights")
+    cases = {(context, zeros): [] for context in (0, 1000, 4000) for zeros in (0.0, 0.5, 0.9)}
+    reads: list[float] = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        model.library.read(model.head, model.pool)
+        reads.append(time.perf_counter() - start)
+        for (context, zeros), found in cases.items():
+            start = time.perf_counter()
+            model.run(1, context, zeros)
+            found.append(time.perf_counter() - start)
+    prefill = []
+    for _ in range(1 if arguments.quick else 3):
+        start = time.perf_counter()
+        for position in range(0, 128, CHUNK):
+            model.run(CHUNK, position, 0.5)
+        prefill.append(time.perf_counter() - start)
+    print(f"memory read at {model.head.nbytes / statistics.median(reads) / 1e9:.1f} GB/s, at best {model.head.nbytes / min(reads) / 1e9:.1f}")
+    rows = []
+    for (context, zeros), found in cases.items():
+        tokens = 1 / statistics.median(found)
+        rows.append({"work": f"decode after {context}, {zeros:.0%} zeros", "tokens_per_second": tokens, "best": 1 / min(found)})
+    rows.append({"work": "prefill of 128, 50% zeros", "tokens_per_second": 128 / statistics.median(prefill), "best": 128 / min(prefill)})
+    for row in rows:
+        print(f"{row['work']:34} {row['tokens_per_second']:6.1f} tokens/s, at best {row['best']:.1f}")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"peak memory {peak:.0f} MiB")
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"rows": rows, "peak_mib": peak}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
