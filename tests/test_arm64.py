@@ -16,11 +16,11 @@ from runners import built, exported
 
 import edge
 from edge import cli
-from edge.bundle import read_manifest
+from edge.api import run_on
+from edge.bundle import open_bundle
 from edge.devices.base import find_device
-from edge.errors import BundleError, DeviceError, UsageError
+from edge.errors import DeviceError, UnsupportedError, UsageError
 from edge.report import html
-from edge.runtimes.native.sdk import SDKS
 
 pytestmark = pytest.mark.slow
 
@@ -59,6 +59,14 @@ def test_a_bundle_computes_on_arm64_what_it_does_here(board: str, pi_bundle: Pat
         for output, expected in zip(check.outputs, same.outputs, strict=True):
             assert output.relative == pytest.approx(expected.relative, abs=0.05)
             assert output.cosine == pytest.approx(expected.cosine, abs=1e-3)
+
+
+def test_tspulse_computes_on_arm64_what_it_does_here(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """In ONNX Runtime; ExecuTorch and TVM are in tests/test_native_arm64.py."""
+    bundle = exported(tmp_path_factory, "tspulse", "rpi5", "onnx", "fp32")
+    for check in edge.verify(bundle, device="qemu:rpi5"):
+        assert check.passed
+        assert max(output.relative for output in check.outputs) < 1e-4
 
 
 def test_an_emulators_times_are_not_measured(pi_bundle: Path) -> None:
@@ -109,34 +117,28 @@ def test_from_nothing_to_a_report_on_a_virtual_pi(
     assert "nothing of edge's was there" in capsys.readouterr().out
 
 
-@pytest.fixture(scope="module", params=sorted(SDKS))
-def native_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+@pytest.fixture(scope="module")
+def native_bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The demo relu2-mlp for a runtime that the Pi does not have in Python; the runner for it is built for arm64."""
-    runtime = str(request.param)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGE_CACHE", str(built(tmp_path_factory, runtime, "aarch64-linux-gnu").parents[2]))
-        yield exported(tmp_path_factory, "relu2-mlp", "rpi5", runtime, "fp32")
+        patch.setenv("EDGE_CACHE", str(built(tmp_path_factory, "executorch", "aarch64-linux-gnu").parents[2]))
+        yield exported(tmp_path_factory, "relu2-mlp", "rpi5", "executorch", "fp32")
 
 
 def test_a_pi_without_the_runtime_is_served_by_the_runner(at_pi: str, native_bundle: Path) -> None:
-    runtime = read_manifest(native_bundle).runtime.name
     (check,) = edge.verify(native_bundle, device=at_pi, threads=1)
-    assert check.passed and check.samples > 0 and runtime in check.where
+    assert check.passed and check.samples > 0 and "executorch" in check.where
     measured = edge.profile(native_bundle, device=at_pi, threads=1, runs=5, seconds=0.0, roofline=False, cool_seconds=0)
     assert measured.device.arch == "aarch64" and len(measured.entries[0].runs) >= 5
     assert measured.entries[0].operators
-    device = find_device(at_pi)
-    assert device.run(("ls", "/home/pi/.cache/edge/device/runner")).output
+    assert find_device(at_pi).run(("ls", "/home/pi/.cache/edge/device/runner")).output
+    with pytest.raises(UnsupportedError, match=r"takes no tensors of your own\. .* lacks torch, executorch"):
+        run_on(native_bundle, "classify", open_bundle(native_bundle).samples("classify")[0][0], device=at_pi)
 
 
 def test_the_runner_is_emulated_alone_too(native_bundle: Path) -> None:
-    (check,) = edge.verify(native_bundle, device="qemu:rpi5", threads=1)
+    (check,) = edge.verify(native_bundle, device="qemu:rpi4", threads=1)
     assert check.passed
-    if read_manifest(native_bundle).runtime.name == "tvm":
-        with pytest.raises(BundleError, match=r"compiled for cortex-a76.* this CPU lacks"):
-            edge.verify(native_bundle, device="qemu:rpi4", threads=1)
-    else:
-        assert edge.verify(native_bundle, device="qemu:rpi4", threads=1)[0].passed
 
 
 def test_files_come_back_from_a_virtual_pi(at_pi: str, tmp_path: Path) -> None:

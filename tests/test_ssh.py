@@ -17,8 +17,10 @@ from tiny import SHAPES, make_bundle
 
 import edge
 from edge import cli
+from edge.bundle import read_manifest
 from edge.devices.base import LostError, find_device
 from edge.devices.host import host_facts
+from edge.devices.routes import bundle_files
 from edge.errors import BundleError, DeviceError, UsageError
 from edge.progress import Progress
 
@@ -93,24 +95,26 @@ def test_a_bundle_is_measured_on_the_board(server: sshd.Server, bundle: Path) ->
 
 
 def test_what_is_there_is_not_sent_again(server: sshd.Server, bundle: Path, board: Path) -> None:
-    edge.verify(bundle, device=server.address)
-    files = {path: path.stat().st_mtime_ns for path in board.rglob("*") if path.is_file() and path.name != "lock"}
-    edge.verify(bundle, device=server.address)
-    assert {path: path.stat().st_mtime_ns for path in files} == files
-    damaged = next(path for path in files if path.name == "small.onnx")
+    device = find_device(server.address)
+    files = bundle_files(bundle, read_manifest(bundle))
+    device.push(files, f"{board}/x")
+    times = {path: path.stat().st_mtime_ns for path in (board / "x").iterdir()}
+    assert sorted(path.name for path in times) == sorted(files)
+    device.push(files, f"{board}/x")
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    damaged = board / "x" / "small.onnx"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
-    assert all(check.passed for check in edge.verify(bundle, device=server.address))
+    device.push(files, f"{board}/x")
     assert damaged.read_bytes() == (bundle / "small.onnx").read_bytes()
 
 
-def test_files_come_back(server: sshd.Server, bundle: Path, tmp_path: Path) -> None:
-    edge.verify(bundle, device=server.address)
+def test_files_come_back(server: sshd.Server, bundle: Path, board: Path, tmp_path: Path) -> None:
     device = find_device(server.address)
-    (copy,) = Path(device.facts().folder, "bundles").iterdir()
-    device.pull(f"{copy}/samples.npz", tmp_path / "back.npz")
+    device.push({"samples.npz": bundle / "samples.npz"}, f"{board}/x")
+    device.pull(f"{board}/x/samples.npz", tmp_path / "back.npz")
     assert (tmp_path / "back.npz").read_bytes() == (bundle / "samples.npz").read_bytes()
     with pytest.raises(DeviceError, match="has no file"):
-        device.pull(f"{copy}/nothing", tmp_path / "nothing")
+        device.pull(f"{board}/x/nothing", tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
 
 

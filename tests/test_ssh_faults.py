@@ -290,7 +290,7 @@ def test_a_user_who_is_not_let_in_is_told_how(
 
 # --- names that mean mischief
 
-NAMES = ("a b; touch pwned", "$(touch pwned)", "`touch pwned`", "-rf", "it's", 'say "no"', "back\\slash", "new\nline", "*", "~", "ünï/cödé")
+NAMES = ("a b; touch pwned", "$(touch pwned)`touch pwned`", "-rf", "it's", 'say "no"', "back\\slash\nnew line", "ünï/cödé*")
 
 
 def test_no_file_name_reaches_a_shell(server: sshd.Server, board: Path, tmp_path: Path) -> None:

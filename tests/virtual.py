@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import platform
 import shutil
 import subprocess
 import time
@@ -79,7 +80,9 @@ cat <<'END'
 @functools.cache
 def lacking() -> str:
     """Why there is no arm64 ground here; "" if there is."""
-    missing = [name for name in ("qemu-aarch64", "unshare") if shutil.which(name) is None]
+    if platform.machine() != "x86_64":
+        return "the arm64 system is emulated on x86-64"
+    missing = [name for name in ("qemu-aarch64", "unshare", "nsenter") if shutil.which(name) is None]
     if missing:
         return f"{', '.join(missing)} is not installed"
     if why := arm64root.lacking():
