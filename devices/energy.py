@@ -80,9 +80,9 @@ class Sampled(Meter):
 
     def start(self) -> None:
         self._samples, self._done = [], threading.Event()
-        self._read()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
+        self._read()  # last, so that what is metered begins when this returns
 
     def stop(self) -> float | None:
         assert self._thread is not None
@@ -91,7 +91,7 @@ class Sampled(Meter):
         self._thread.join()
         self._read()
         joules = 0.0
-        for (before, low), (after, high) in itertools.pairwise(self._samples):
+        for (before, low), (after, high) in itertools.pairwise(sorted(self._samples, key=lambda sample: sample[0])):
             if low is None or high is None:
                 return None
             # What was drawn while the thread was waited for is not the runs'.
