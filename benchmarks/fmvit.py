@@ -36,14 +36,19 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--model", default="fmvit-s", help="fmvit-t, -s, -m, -b or -l")
     parser.add_argument("--ours", default=",".join(OURS), help="which of edge's bundles take part")
+    parser.add_argument("--threads", help="thread counts, 1,2 unless --quick")
+    parser.add_argument("--folder", type=Path, help="keep the exports here, and take those that are here already")
     options = parser.parse_args()
     python = peer_python("fmvit", PEERS)
+    counts = ("2" if options.quick else "1,2") if options.threads is None else options.threads
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="edge-bench-") as scratch:
-        inputs = write_plain(Path(scratch), options.model)
-        bundles = export_ours(Path(scratch), options.model, options.ours.split(","))
-        for threads in (2,) if options.quick else (1, 2):
-            rows += measure(Path(scratch), threads, bundles, inputs, python, options)
+        folder = options.folder or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        inputs = write_plain(folder, options.model)
+        bundles = export_ours(folder, options.model, options.ours.split(","))
+        for threads in map(int, filter(None, counts.split(","))):
+            rows += measure(folder, threads, bundles, inputs, python, options)
     report(rows, options.json)
 
 
@@ -61,18 +66,21 @@ def write_plain(folder: Path, model: str) -> Path:
 def export_ours(folder: Path, model: str, chosen: list[str]) -> dict[str, Path]:
     bundles = {}
     for name in chosen:
+        path = folder / f"{model}-{name}.edge"
+        bundles[name.replace("-", " ")] = path
+        if path.is_dir():
+            continue
         print(f"exporting {model} to {name}", file=sys.stderr)
         runtime, scheme = name.split("-", 1)
-        exported = edge.export(
+        edge.export(
             model,
             target="cpu",
             runtime=runtime,
             quantize=scheme,
             random_weights=0,
             allow_mismatch=scheme != "fp32",  # of random weights; ``check`` has its own bound
-            output=folder / f"{name}.edge",
+            output=path,
         )
-        bundles[name.replace("-", " ")] = exported.bundle.path
     return bundles
 
 

@@ -27,6 +27,7 @@ from edge.export.onnx_rows import flatten_rows
 from edge.export.onnx_tidy import finish
 from edge.export.onnx_weights import WEIGHTS, WeightFile
 from edge.export.onnx_winograd import halve_convolutions
+from edge.export.payoff import too_large
 from edge.families.base import Arrays
 from edge.manifest import Notes, RuntimeRecord
 from edge.progress import Progress
@@ -80,6 +81,8 @@ class OnnxLowering(Lowering):
         if weights.path.exists():
             files[WEIGHTS] = weights.path
         quantized = None
+        if recipe.scheme is not Scheme.FP32 and too_large(captured):
+            self._release(captured)
         if recipe.scheme not in (Scheme.FP32, Scheme.FP16):
             # One of them loaded at a time: a language model's weights are in each.
             load = functools.lru_cache(maxsize=1)(functools.partial(_session, optimize=False))
@@ -95,6 +98,14 @@ class OnnxLowering(Lowering):
             notes=Notes(warnings=tuple(warnings)),
             quantized=quantized,
         )
+
+    def _release(self, captured: Sequence[Captured]) -> None:
+        """Free the float weights: what is left to do runs in ONNX Runtime."""
+        for one in captured:
+            del self._plain[one.program]
+            # The captured program's weights are the module's own or share their memory, so both let go of it.
+            for weight in (*one.program.state_dict.values(), *one.entry.module.parameters()):
+                weight.data = weight.data.new_empty(0)
 
 
 LOWERING = OnnxLowering()

@@ -133,7 +133,7 @@ class _Export:
         entries, failures = self.verify(captured, exported, lowered, draft, session)
         if failures and not allow_mismatch:
             raise MismatchError(f"{'; '.join(failures)}: nothing was packed (--allow-mismatch packs it all the same).")
-        metrics = self.metrics(session)
+        metrics = () if too_large(captured) else self.metrics(session)  # eager's weights may be gone by now
         payoff = self.payoff(captured, lowered, session)
         manifest = msgspec.structs.replace(
             draft,
