@@ -17,31 +17,31 @@ from edge.runtimes.native.build import PROGRAM, runner_files
 
 
 @contextmanager
-def shared(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
-    """A folder that every worker of this test run uses, one at a time."""
+def shared(factory: pytest.TempPathFactory, name: str, what: str) -> Iterator[Path]:
+    """A folder that every worker of this test run uses; one at a time makes ``what`` in it."""
     base = factory.getbasetemp()
     folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / name
     folder.mkdir(exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with (folder / f".{what}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield folder
 
 
 def built(factory: pytest.TempPathFactory, runtime: str, triple: str) -> Path:
     """The runner's program, its libraries beside it."""
-    with shared(factory, "runners") as cache, pytest.MonkeyPatch.context() as patch:
+    with shared(factory, "runners", f"{runtime}-{triple}") as cache, pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGE_CACHE", str(cache))
         return runner_files(runtime, triple)[PROGRAM]
 
 
-def exported(factory: pytest.TempPathFactory, model: str, target: str, runtime: str, scheme: str) -> Path:
+def exported(factory: pytest.TempPathFactory, model: str, target: str, runtime: str, scheme: str, *more: str) -> Path:
     """A bundle that every worker of this test run shares. Do not change it."""
     from edge import cli
 
-    name = f"{model}-{target}-{runtime}-{scheme}.edge"
-    with shared(factory, "bundles") as folder:
+    name = "-".join((model, target, runtime, scheme, *more)) + ".edge"
+    with shared(factory, "bundles", name) as folder:
         if not (folder / name).is_dir():
-            arguments = ["--target", target, "--runtime", runtime, "--quantize", scheme, "-o", str(folder / name)]
+            arguments = ["--target", target, "--runtime", runtime, "--quantize", scheme, *more, "-o", str(folder / name)]
             assert cli.invoke(["export", model, *arguments]) == 0
         return folder / name
 

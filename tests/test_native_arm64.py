@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from runners import built, shared, talk
+from runners import built, exported, shared, talk
 from typer.testing import CliRunner
 
 from edge import cli
@@ -51,16 +51,7 @@ slow = pytest.mark.slow
 @pytest.fixture(scope="module")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
     """Exports a bundle, once for all workers."""
-
-    def make(model: str, target: str, runtime: str, *more: str) -> Path:
-        with shared(tmp_path_factory, "arm64-bundles") as folder:
-            path = folder / f"{'-'.join((model, target, runtime, *more))}.edge"
-            if not path.exists():
-                arguments = ["export", model, "--target", target, "--runtime", runtime, *more, "-o", str(path)]
-                assert cli.invoke(arguments) == 0
-            return path
-
-    return make
+    return lambda *what: exported(tmp_path_factory, *what)
 
 
 def under_emulation(factory: pytest.TempPathFactory, runtime: str, target: str) -> list[str]:
@@ -85,7 +76,7 @@ def verified(factory: pytest.TempPathFactory, bundle: Path, target: str) -> tupl
 @pytest.mark.parametrize("runtime", ["executorch", "tvm"])
 @pytest.mark.parametrize("target", CPUS)
 def test_relu2_mlp(tmp_path_factory: pytest.TempPathFactory, export: Export, runtime: str, target: str) -> None:
-    (check,) = verified(tmp_path_factory, export("relu2-mlp", target, runtime, "--quantize", "fp32"), target)
+    (check,) = verified(tmp_path_factory, export("relu2-mlp", target, runtime, "fp32"), target)
     assert check.passed and check.samples == 8
     assert "aarch64" in check.where
     assert max(output.relative for output in check.outputs) < CLOSE
@@ -96,7 +87,7 @@ def test_relu2_mlp(tmp_path_factory: pytest.TempPathFactory, export: Export, run
 @pytest.mark.parametrize("runtime", ["executorch", "tvm"])
 def test_tspulse(tmp_path_factory: pytest.TempPathFactory, export: Export, runtime: str) -> None:
     """The bundle for rpi5; ExecuTorch's is the same for every CPU, and is run as both."""
-    bundle = export("tspulse", "rpi5", runtime, "--quantize", "fp32")
+    bundle = export("tspulse", "rpi5", runtime, "fp32")
     for target in CPUS if runtime == "executorch" else ("rpi5",):
         checks = verified(tmp_path_factory, bundle, target)
         assert {check.entry for check in checks} == {entry.name for entry in open_bundle(bundle).manifest.entries}
@@ -109,7 +100,7 @@ def test_tspulse(tmp_path_factory: pytest.TempPathFactory, export: Export, runti
 @slow
 @pytest.mark.parametrize("target", CPUS)
 def test_fmvit_t(tmp_path_factory: pytest.TempPathFactory, export: Export, target: str) -> None:
-    bundle = export("fmvit-t", "rpi4", "executorch", "--random-weights", "0", "--quantize", "fp32")
+    bundle = export("fmvit-t", "rpi4", "executorch", "fp32", "--random-weights", "0")
     (check,) = verified(tmp_path_factory, bundle, target)
     assert check.passed
     assert max(output.relative for output in check.outputs) < CLOSE
@@ -120,7 +111,7 @@ def test_fmvit_t(tmp_path_factory: pytest.TempPathFactory, export: Export, targe
 @pytest.mark.parametrize("target", CPUS)
 def test_edges_own_kernels(tmp_path_factory: pytest.TempPathFactory, export: Export, target: str) -> None:
     """Called by a program, loaded beside the runner: the Pi 5's with dot products, the Pi 4's without, the same sums."""
-    bundle = export("relu2-mlp", "rpi5", "executorch", "--quantize", "int8-dynamic", "--sparse", "on")
+    bundle = export("relu2-mlp", "rpi5", "executorch", "int8-dynamic", "--sparse", "on")
     manifest = open_bundle(bundle).manifest
     assert manifest.kernels is not None
     (check,) = verified(tmp_path_factory, bundle, target)
@@ -133,7 +124,7 @@ def test_edges_own_kernels(tmp_path_factory: pytest.TempPathFactory, export: Exp
 @emulated
 @slow
 def test_a_profile_has_the_same_parts_as_on_a_board(tmp_path_factory: pytest.TempPathFactory, export: Export) -> None:
-    bundle = export("relu2-mlp", "rpi5", "executorch", "--quantize", "fp32")
+    bundle = export("relu2-mlp", "rpi5", "executorch", "fp32")
     request = ProfileRequest(device="qemu:rpi5", bundle=str(bundle), threads=1, runs=3, seconds=0.0, operators=True)
     status, messages = talk(under_emulation(tmp_path_factory, "executorch", "rpi5"), msgspec.json.encode(request))
     assert status == 0
@@ -146,7 +137,7 @@ def test_a_profile_has_the_same_parts_as_on_a_board(tmp_path_factory: pytest.Tem
 @emulated
 @slow
 def test_code_for_another_machine_is_refused(tmp_path_factory: pytest.TempPathFactory, export: Export) -> None:
-    bundle = export("relu2-mlp", "rpi5", "tvm", "--quantize", "fp32")
+    bundle = export("relu2-mlp", "rpi5", "tvm", "fp32")
     request = VerifyRequest(device="here", bundle=str(bundle), threads=1)
     status, messages = talk([built(tmp_path_factory, "tvm", "x86_64-linux-gnu")], msgspec.json.encode(request))
     assert status == 2
@@ -160,7 +151,7 @@ def test_code_for_another_machine_is_refused(tmp_path_factory: pytest.TempPathFa
 @pytest.fixture
 def cached(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """The runners that the tests share."""
-    with shared(tmp_path_factory, "runners") as cache:
+    with shared(tmp_path_factory, "runners", "counter") as cache:
         monkeypatch.setenv("EDGE_CACHE", str(cache))
 
 
@@ -169,7 +160,7 @@ def cached(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
 @pytest.mark.usefixtures("cached")
 @pytest.mark.parametrize("runtime", ["executorch", "tvm"])
 def test_counts_repeat_to_the_last_instruction(export: Export, runtime: str, tmp_path: Path) -> None:
-    bundle = export("relu2-mlp", "rpi5", runtime, "--quantize", "fp32")
+    bundle = export("relu2-mlp", "rpi5", runtime, "fp32")
     files = [tmp_path / "first.json", tmp_path / "second.json"]
     for path in files:
         done = CliRunner().invoke(app, ["profile", str(bundle), "--device", "qemu:rpi5", "--count", "--json", str(path)])
@@ -196,7 +187,7 @@ def test_counts_repeat_to_the_last_instruction(export: Export, runtime: str, tmp
 @pytest.mark.usefixtures("cached")
 def test_twice_the_inferences_are_twice_the_instructions(export: Export) -> None:
     """What is counted for one inference is what each further one costs."""
-    bundle = export("relu2-mlp", "rpi4", "executorch", "--quantize", "fp32")
+    bundle = export("relu2-mlp", "rpi4", "executorch", "fp32")
     few, many = (counting.count(bundle, "rpi4", runs=runs) for runs in (2, 4))
     assert few.entries[0].inference == many.entries[0].inference
     assert few.cpu == "cortex-a72"
@@ -207,7 +198,7 @@ def test_twice_the_inferences_are_twice_the_instructions(export: Export) -> None
 @pytest.mark.usefixtures("cached")
 def test_int8_is_fewer_instructions_with_dot_products(export: Export) -> None:
     """The Pi 5 has them, the Pi 4 has not: the same program takes other kernels there."""
-    bundle = export("relu2-mlp", "rpi5", "executorch", "--quantize", "int8-dynamic")
+    bundle = export("relu2-mlp", "rpi5", "executorch", "int8-dynamic")
     with_dots, without = (counting.count(bundle, target).entries[0].inference for target in ("rpi5", "rpi4"))
     assert with_dots.simd_fp < without.simd_fp
 
@@ -229,7 +220,7 @@ def test_what_cannot_be_counted(digits_bundle: Path, capsys: pytest.CaptureFixtu
 
 @slow
 def test_a_target_that_no_emulator_has(export: Export) -> None:
-    bundle = export("relu2-mlp", "rpi5", "executorch", "--quantize", "fp32")
+    bundle = export("relu2-mlp", "rpi5", "executorch", "fp32")
     with pytest.raises(UsageError, match="choose another target"):
         counting.count(bundle, "android")
 
