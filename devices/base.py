@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from edge.devices.harness import Reply, Request
+from edge.devices.messages import Reply, Request
 from edge.errors import DeviceError, UsageError
 from edge.progress import Progress
 

@@ -20,8 +20,9 @@ import msgspec
 
 from edge import errors
 from edge.devices.base import LostError
-from edge.devices.harness import Began, Failed, Message, Reply, Request
 from edge.devices.lock import Beat
+from edge.devices.messages import Began, Failed, Message, ProfileRequest, Reply, Request, Sampled
+from edge.devices.partial import SAMPLED, joined
 from edge.errors import DeviceError, EdgeError
 from edge.progress import Progress
 
@@ -46,14 +47,15 @@ def converse(
     """Start ``command``, a worker or (with ``link``) the way to one, hand it ``request`` and return its reply.
 
     Raises what the worker refused, in its own class and sentence; DeviceError if it died, was killed by a signal, or
-    took more than ``timeout`` seconds; LostError if the way to it broke. What was started here, with its children, is
-    gone when this returns, whichever way.
+    took more than ``timeout`` seconds; LostError if the way to it broke. The runs that a profile had finished by then are
+    the error's ``partial``. What was started here, with its children, is gone when this returns, whichever way.
     """
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
         )
         late = threading.Event()
+        finished: list[bytes] = []
 
         def stop() -> None:
             late.set()
@@ -64,7 +66,7 @@ def converse(
         try:
             assert process.stdin is not None
             with Beat(process.stdin) if link else contextlib.nullcontext():
-                last, final = _listen(process, request, progress, keep_open=link is not None)
+                last, final = _listen(process, request, progress, finished, keep_open=link is not None)
             if final is None:
                 # Not reaped yet, so that its number, which is its group's, cannot become another process'.
                 os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
@@ -77,23 +79,35 @@ def converse(
                 if stream is not None:
                     with contextlib.suppress(OSError):
                         stream.close()
-        if isinstance(final, Failed):
-            raise _error(final)
-        if final is not None:
+        if final is not None and not isinstance(final, Failed):
             return final
+        partial = joined(finished)
+        if final is not None:
+            refused = _error(final)
+            if isinstance(refused, DeviceError):
+                refused.partial = partial
+            raise refused
         during = f"during '{last}'" if last else "at its start"
+        end = "; no timed run was finished, so nothing is kept." if isinstance(request, ProfileRequest) and partial is None else "."
         if late.is_set():
-            raise DeviceError(f"the measuring process was stopped {during}, after {timeout:.0f} s: raise the timeout.")
-        if link is not None:
-            _check_link(link, status, during, log)
-            status = 128 - status if status > 128 else status  # a shell's way of telling a signal
-        raise DeviceError(f"the measuring process {_death(status)} {during}{_last_words(log)}.")
+            error = DeviceError(f"the measuring process was stopped {during}, after {timeout:.0f} s: raise the timeout{end}")
+        elif link is not None and (why := _broken(link, status, log)):
+            error = LostError(f"the connection to {link.address} ended {during}; it {why}, and run it again{end}")
+        else:
+            if link is not None and status > 128:
+                status = 128 - status  # a shell's way of telling a signal
+            error = DeviceError(f"the measuring process {_death(status)} {during}{_last_words(log)}{end}")
+        error.partial = partial
+        raise error
 
 
 def _listen(
-    process: subprocess.Popen[bytes], request: Request, progress: Progress, keep_open: bool
+    process: subprocess.Popen[bytes], request: Request, progress: Progress, finished: list[bytes], keep_open: bool
 ) -> tuple[str, Failed | Reply | None]:
-    """Send the request, follow the phases; the last phase and the final message, None if the worker never sent one."""
+    """Send the request, follow the phases, gather the lines that tell of ``finished`` runs.
+
+    Returns the last phase and the final message, None if the worker never sent one.
+    """
     assert process.stdin is not None and process.stdout is not None
     last = ""
     with contextlib.suppress(BrokenPipeError):  # it died before reading: its status says how
@@ -103,6 +117,9 @@ def _listen(
             process.stdin.close()
     decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
     for line in process.stdout:
+        if line.startswith(SAMPLED):
+            finished.append(line)
+            continue
         try:
             message = decoder.decode(line)
         except msgspec.DecodeError:
@@ -110,19 +127,18 @@ def _listen(
         if isinstance(message, Began):
             last = message.phase
             progress.stage(last)
-        else:
+        elif not isinstance(message, Sampled):
             return last, message
     return last, None
 
 
-def _check_link(link: Link, status: int, during: str, log: IO[bytes]) -> None:
-    """LostError if it was the way to the worker that ended, and not the worker."""
+def _broken(link: Link, status: int, log: IO[bytes]) -> str | None:
+    """Why and what to do, if it was the way to the worker that ended, and not the worker."""
     log.seek(0)
     why = link.lost(status, log.read().decode("utf-8", "replace"))
     if why is None and status <= 128 and not link.alive():
         why = "does not answer any more: check it"
-    if why is not None:
-        raise LostError(f"the connection to {link.address} ended {during}; it {why}. Nothing was kept: run it again.")
+    return why
 
 
 def _error(failed: Failed) -> EdgeError:

@@ -18,21 +18,19 @@ import msgspec
 import numpy as np
 
 from edge.bundle import Bundle, read_manifest
-from edge.conditions import Conditions, Energy, Reading
+from edge.conditions import Block, Conditions, Energy, Reading
 from edge.dependencies import version
 from edge.devices import timing
 from edge.devices.energy import Meter, find_meter
 from edge.devices.facts import BUSY, busy_share, device_facts
 from edge.devices.guard import COOLING, Guard, remember_band, remembered_band
+from edge.devices.messages import Profiled, ProfileRequest, Sampled
 from edge.devices.programs import Programs, local_programs
 from edge.devices.resident import proportional, reset_peak, resident, resident_now
-from edge.devices.running import Ran, RunRequest
 from edge.devices.sensors import Sensors
-from edge.devices.verifying import Verified, VerifyRequest
 from edge.errors import InputError, UnsupportedError
 from edge.manifest import EntryRecord, ErrorStats, Manifest
-from edge.measurement import DeviceFacts, EntryMeasurement, Latency, Memory, Phase, Roof, Run
-from edge.runtimes._events import Traced
+from edge.measurement import EntryMeasurement, Latency, Memory, Phase, Run
 from edge.runtimes.base import OperatorTime, Session, check_inputs, session_class
 
 #: Runs under the runtime's own profiler: enough for a mean, at most about two seconds.
@@ -43,73 +41,16 @@ OPERATOR_PASSES = 3
 UNDISTURBED = 1.5
 
 
-class ProfileRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="profile"):
-    """Measure the bundle at ``bundle``; no ``entries`` means all of them. ``runs`` and ``seconds`` are both least.
-
-    ``cool_seconds`` is how long to wait, over the whole profile, for the device to cool down; 0 turns the thermal guard
-    off. ``energy`` adds a pass for the device's energy meter, where it has one.
-    """
-
-    device: str
-    bundle: str
-    threads: int
-    entries: tuple[str, ...] = ()
-    runs: int
-    seconds: float
-    operators: bool
-    cool_seconds: float = 120.0
-    energy: bool = True
-
-
-class RoofRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="roof"):
-    """Measure memory bandwidth and float32 peak with ``threads`` threads, or read them from the device's cache."""
-
-    threads: int
-
-
-class Began(msgspec.Struct, frozen=True, kw_only=True, tag="began"):
-    """A phase begins: progress for the user, and where it was if the process dies."""
-
-    phase: str
-
-
-class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
-    """The request was refused: the name of the EdgeError's class and its sentence."""
-
-    kind: str
-    sentence: str
-
-
-class Profiled(msgspec.Struct, frozen=True, kw_only=True, tag="profiled"):
-    """``traces`` are the events of the entries whose per-operator table is still to be made (see ``with_operators``)."""
-
-    facts: DeviceFacts
-    phases: tuple[Phase, ...]
-    memory: Memory
-    entries: tuple[EntryMeasurement, ...]
-    warnings: tuple[str, ...]
-    conditions: Conditions = Conditions()
-    traces: tuple[Traced, ...] = ()
-
-
-class RoofFound(msgspec.Struct, frozen=True, kw_only=True, tag="roof-found"):
-    roof: Roof
-
-
-Request = ProfileRequest | RoofRequest | VerifyRequest | RunRequest
-Reply = Profiled | RoofFound | Verified | Ran
-Message = Began | Failed | Profiled | RoofFound | Verified | Ran
-
-
 def profile(
     request: ProfileRequest,
     began: Callable[[str], None],
     root: Path = Path("/"),
     programs: Programs = local_programs,
+    sampled: Callable[[Sampled], None] = lambda _: None,
 ) -> Profiled:
-    """Measure; ``began`` hears the name of each phase. Raises whatever loading or running the bundle raises.
+    """Measure; ``began`` hears the name of each phase, ``sampled`` what is done after each block of timed runs.
 
-    ``root`` is where the kernel's files are read, ``programs`` what is asked beside them.
+    Raises whatever loading or running the bundle raises. ``root`` is where the kernel's files are read, ``programs`` what is asked beside them.
     """
     folder = Path(request.bundle)
     manifest = read_manifest(folder)
@@ -132,10 +73,18 @@ def profile(
         session = kind(folder, manifest, request.threads)
     loaded, load_peak = resident()
     reset_peak()
-    entries = [_measure(session, record, inputs[record.name], request, watch) for record in records]
-    run_peak = resident()[1]
-    pss = [phase.pss_bytes for phase in watch.phases if phase.pss_bytes is not None]
-    loaded_pss = watch.phases[1].pss_bytes
+    facts = msgspec.structs.replace(facts, versions=_versions(kind))
+    before_runs = Memory(
+        baseline=baseline, imported=imported, loaded=loaded, load_peak=load_peak, run_peak=loaded,
+        peak=max(import_peak, load_peak), resets=resets, loaded_pss=watch.phases[1].pss_bytes,
+    )
+
+    def tell(entry: EntryMeasurement) -> None:
+        memory = _with_runs(before_runs, watch.phases)
+        sampled(Sampled(facts=facts, phases=tuple(watch.phases), memory=memory, entry=entry, conditions=watch.news()))
+
+    entries = [_measure(session, record, inputs[record.name], request, watch, tell) for record in records]
+    memory = _with_runs(before_runs, watch.phases)
 
     if request.energy:
         entries = _with_energy(session, records, inputs, entries, watch)
@@ -147,13 +96,9 @@ def profile(
             except UnsupportedError as error:
                 watch.warnings.append(f"there is no per-operator table for {record.name}: {error}")
     return Profiled(
-        facts=msgspec.structs.replace(facts, versions=_versions(kind)),
+        facts=facts,
         phases=tuple(watch.phases),
-        memory=Memory(
-            baseline=baseline, imported=imported, loaded=loaded, load_peak=load_peak, run_peak=run_peak,
-            peak=max(import_peak, load_peak, run_peak), resets=resets, loaded_pss=loaded_pss,
-            peak_pss=max(pss, default=None),
-        ),
+        memory=memory,
         entries=tuple(entries),
         conditions=watch.conditions(),
         warnings=tuple(watch.warnings),
@@ -181,6 +126,7 @@ class _Watch:
         self.origin = time.perf_counter_ns()
         self.phases: list[Phase] = []
         self.readings: list[Reading] = []
+        self._told = 0
         self.warnings: list[str] = []
         self.calls = 0
         self.repeated = 0
@@ -216,6 +162,14 @@ class _Watch:
             rss_bytes=resident()[0], calls=self.calls, pss_bytes=proportional(),
         ))
 
+    def news(self) -> Conditions:
+        """The readings since this was last asked, and what is known of the rest."""
+        readings, self._told = tuple(self.readings[self._told :]), len(self.readings)
+        return Conditions(
+            readings=readings, sources=dict(self.sensors.sources), idle=self.guard.band,
+            waited_s=round(self.guard.waited, 3),
+        )
+
     def conditions(self) -> Conditions:
         """What the sensors said; called when everything has been measured."""
         self.look(whole=True)
@@ -239,9 +193,27 @@ class _Watch:
 
 
 def _measure(
-    session: Session, record: EntryRecord, inputs: list[np.ndarray], request: ProfileRequest, watch: _Watch
+    session: Session, record: EntryRecord, inputs: list[np.ndarray], request: ProfileRequest, watch: _Watch,
+    tell: Callable[[EntryMeasurement], None],
 ) -> EntryMeasurement:
     """Bind, first run, warm-up and timed runs of one entry; what went short is among the watch's warnings."""
+
+    def measurement(rows: Sequence[timing.Row], blocks: Sequence[Block]) -> EntryMeasurement:
+        runs = tuple(Run(watch.us(start), round((end - start) / 1e3, 3)) for start, end in rows)
+        return EntryMeasurement(
+            entry=name,
+            inputs={spec.name: value.shape for spec, value in zip(record.inputs, inputs, strict=True)},
+            bind_us=bind,
+            first_us=first,
+            warmup_runs=warmup,
+            latency=Latency.of([run.duration_us for run in runs]),
+            runs=runs,
+            operators=(),
+            cost=record.cost,
+            errors=_verified(record),
+            blocks=tuple(blocks),
+        )
+
     name = record.name
     with watch.phase("bind", name):
         call = session.bind(record, inputs)
@@ -251,34 +223,22 @@ def _measure(
     with watch.phase("warm-up", name):
         warmup = timing.warm_up(call, timing.WARMUP_PART * request.seconds)
         watch.calls = warmup
+    bind, first = (phase.duration_us for phase in watch.phases[-3:-1])
     with watch.phase("runs", name):
         found = timing.in_blocks(
-            call, request.runs, request.seconds, watch.sensors, watch.guard, watch.look, watch.us
+            call, request.runs, request.seconds, watch.sensors, watch.guard, watch.look, watch.us,
+            lambda rows, blocks: tell(measurement(rows, blocks)),
         )
         watch.calls = sum(block.runs for block in found.blocks)
-    runs = tuple(Run(watch.us(start), round((end - start) / 1e3, 3)) for start, end in found.rows)
-    bind, first = (watch.phases[index].duration_us for index in (-4, -3))
     watch.repeated += found.repeated
     if not found.whole:
         took = sum(block.duration_us for block in found.blocks if block.kept) / 1e6
-        watch.warnings.append(f"{name} was stopped after {len(runs)} runs and {took:.1f} s, short of what was asked for.")
+        watch.warnings.append(f"{name} was stopped after {len(found.rows)} runs and {took:.1f} s, short of what was asked for.")
     if found.stayed_hot:
         watch.stayed_hot = True
         why = ", ".join(dict.fromkeys(reason for block in found.blocks if block.kept for reason in block.spoiled))
         watch.warnings.append(f"{name} was measured while the device held its clock back ({why}): its times are too long.")
-    return EntryMeasurement(
-        entry=name,
-        inputs={spec.name: value.shape for spec, value in zip(record.inputs, inputs, strict=True)},
-        bind_us=bind,
-        first_us=first,
-        warmup_runs=warmup,
-        latency=Latency.of([run.duration_us for run in runs]),
-        runs=runs,
-        operators=(),
-        cost=record.cost,
-        errors=_verified(record),
-        blocks=tuple(found.blocks),
-    )
+    return measurement(found.rows, found.blocks)
 
 
 def _with_energy(
@@ -330,6 +290,15 @@ def _first_sample(bundle: Bundle, record: EntryRecord) -> list[np.ndarray]:
     if not samples:
         raise InputError(f"{bundle.path.name} has no stored sample of '{record.name}' to run: export it again.")
     return check_inputs(record, samples[0][0])
+
+
+def _with_runs(memory: Memory, phases: Sequence[Phase]) -> Memory:
+    """``memory`` with what the runs took until now."""
+    peak = resident()[1]
+    pss = [phase.pss_bytes for phase in phases if phase.pss_bytes is not None]
+    return msgspec.structs.replace(
+        memory, run_peak=peak, peak=max(memory.peak, peak), peak_pss=max(pss, default=None)
+    )
 
 
 def _verified(record: EntryRecord) -> tuple[ErrorStats, ...]:

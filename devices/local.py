@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from edge.devices.base import Device
 from edge.devices.conversation import converse
-from edge.devices.harness import Reply, Request, RoofRequest
+from edge.devices.messages import Reply, Request, RoofRequest
 from edge.progress import Progress
 
 #: -P: whatever lies in the user's current folder (an `edge/`, a `numpy.py`) must not be imported instead.

@@ -21,8 +21,8 @@ from edge.devices.arm64root import find_root
 from edge.devices.base import Device
 from edge.devices.boards import board_names, find_board
 from edge.devices.conversation import converse
-from edge.devices.harness import ProfileRequest, Reply, Request, RoofRequest
 from edge.devices.host import name_cpu
+from edge.devices.messages import ProfileRequest, Reply, Request, RoofRequest
 from edge.devices.probe import BoardFacts, PythonFacts
 from edge.devices.probe import probe as probe_host
 from edge.devices.routes import Route, choose_route

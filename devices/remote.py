@@ -16,9 +16,9 @@ from edge.bundle import read_manifest, sha256_file
 from edge.devices import elf
 from edge.devices.base import Device
 from edge.devices.conversation import Link, converse
-from edge.devices.harness import ProfileRequest, Reply, Request, RoofRequest
 from edge.devices.local import worker_environment
 from edge.devices.lock import SILENCE, locked
+from edge.devices.messages import ProfileRequest, Reply, Request, RoofRequest
 from edge.devices.routes import Route, bundle_files, bundle_folder, choose_route, lacking
 from edge.devices.running import Ran, RunRequest
 from edge.devices.watching import watched

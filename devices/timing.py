@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edge.conditions import Block, Energy
@@ -27,10 +27,10 @@ MOST_RUNS = 100_000
 LEAST_RUNS = 3
 #: Between two looks at the sensors during timed runs, in seconds.
 GLANCE = 0.5
-#: A guarded entry is timed in blocks of about so many seconds, each beginning on a cool device: short enough not to
-#: heat a board through, long enough to be worth the wait.
+#: An entry is timed in blocks of about so many seconds, each beginning on a cool device and told when it is done: short
+#: enough not to heat a board through, long enough to be worth the wait.
 BLOCK = 2.0
-#: Seconds of calls after a wait, for the clock that the wait let fall.
+#: Seconds of calls between two blocks, for the clock that a wait let fall and what telling of a block left behind.
 RAMP = 0.2
 #: How often a block that throttling spoiled is run again, and for how long all blocks of an entry may take.
 REPEATS = 3
@@ -103,20 +103,24 @@ def in_blocks(
     guard: Guard,
     look: Callable[[bool], None],
     us: Callable[[int], float],
+    done: Callable[[Sequence[Row], Sequence[Block]], None],
 ) -> Blocks:
     """``timed`` in blocks that begin on a cool device; a block that throttling spoiled is run again.
 
-    Where the device has neither a temperature nor a throttling flag there is one block. ``look`` takes a reading
-    (True: of everything); ``us`` puts a moment of the clock on the measurement's time line.
+    ``look`` takes a reading (True: of everything); ``us`` puts a moment of the clock on the measurement's time line;
+    ``done`` hears, after each block that counts, its rows and the blocks since the one before.
     """
     watched = guard.budget > 0 and (guard.active or sensors.throttling() is not None)
-    count = max(math.ceil(seconds / BLOCK), 1) if watched else 1
+    count = max(math.ceil(seconds / BLOCK), 1)
     found = Blocks([], True, [])
+    told = 0
     begun = time.perf_counter()
     while sum(block.kept for block in found.blocks) < count:
         waited = guard.wait()
         if waited:
             warm_up(call, RAMP)
+        elif found.rows:
+            _settle(call)
         before = sensors.throttling()
         look(True)
         rows, whole = timed(call, math.ceil(runs / count), seconds / count, lambda: look(False))
@@ -135,7 +139,13 @@ def in_blocks(
         found.rows += rows
         found.whole &= whole
         found.stayed_hot |= bool(spoiled)
+        done(rows, found.blocks[told:])
+        told = len(found.blocks)
+        took = sum(block.duration_us for block in found.blocks if block.kept) / 1e6
         if not whole:
+            break
+        if len(found.rows) >= max(MOST_RUNS, runs) or took >= max(MOST_SECONDS, 2 * seconds):
+            found.whole = sum(block.kept for block in found.blocks) == count
             break
     return found
 
@@ -170,6 +180,15 @@ def idle_watts(meter: Meter) -> float | None:
     seconds = time.perf_counter() - begun
     joules = meter.stop()
     return None if joules is None else joules / seconds
+
+
+def _settle(call: Callable[[], object]) -> None:
+    """Call it for ``RAMP`` seconds, once at least."""
+    begun = time.perf_counter()
+    while True:
+        call()
+        if time.perf_counter() - begun >= RAMP:
+            return
 
 
 def _spoiled(before: Throttling | None, after: Throttling | None) -> tuple[str, ...]:

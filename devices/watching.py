@@ -19,9 +19,10 @@ import msgspec
 from edge.conditions import NOT_READABLE, Conditions, Reading
 from edge.devices.base import Device
 from edge.devices.guard import COOLING, Guard, remember_band, remembered_band
-from edge.devices.harness import Profiled, ProfileRequest, Reply
+from edge.devices.messages import Profiled, ProfileRequest, Reply
 from edge.devices.script import run_script
 from edge.devices.sensors import Sensors, Throttling
+from edge.errors import DeviceError
 from edge.progress import Progress
 
 #: Measurements made again after throttling, at most: each is a whole profile.
@@ -74,7 +75,11 @@ def watched(
         before = look(device, root)
         profiled = measure()
         assert isinstance(profiled, Profiled)
-        after = look(device, root)
+        try:
+            after = look(device, root)
+        except DeviceError as error:
+            error.partial = profiled
+            raise
         spoiled = after.throttling.since(before.throttling) if before.throttling and after.throttling else ()
         if not spoiled or repeated == REPEATS or guard.budget <= 0:
             break

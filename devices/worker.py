@@ -1,8 +1,8 @@
 """`python -m edge.devices.worker`: the process that measures, on this machine or on a device.
 
 In: one request as JSON on standard input. Out: messages on standard output, a JSON object a line: ``Began`` for each
-phase, at last the reply or ``Failed`` with one sentence; exit status 0 or 2. Whatever a runtime prints goes to standard
-error, so that it cannot garble the answer.
+phase, ``Sampled`` for each finished block of timed runs, at last the reply or ``Failed`` with one sentence; exit status
+0 or 2. Whatever a runtime prints goes to standard error, so that it cannot garble the answer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 import msgspec
 
 from edge.devices import harness, running, verifying
-from edge.devices.harness import Began, Failed, Message, ProfileRequest, Reply, Request
+from edge.devices.messages import Began, Failed, Message, ProfileRequest, Reply, Request, RoofFound
 from edge.devices.running import RunRequest
 from edge.devices.verifying import VerifyRequest
 from edge.errors import EdgeError
@@ -31,7 +31,7 @@ def main() -> int:
 
     try:
         request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
-        send(_answer(request, lambda phase: send(Began(phase=phase))))
+        send(_answer(request, send))
     except EdgeError as error:
         send(Failed(kind=type(error).__name__, sentence=str(error)))
         return error.exit_status
@@ -45,9 +45,12 @@ def main() -> int:
     return 0
 
 
-def _answer(request: Request, began: Callable[[str], None]) -> Reply:
+def _answer(request: Request, send: Callable[[Message], None]) -> Reply:
+    def began(phase: str) -> None:
+        send(Began(phase=phase))
+
     if isinstance(request, ProfileRequest):
-        return harness.profile(request, began)
+        return harness.profile(request, began, sampled=send)
     if isinstance(request, VerifyRequest):
         return verifying.verify(request, began)
     if isinstance(request, RunRequest):
@@ -55,7 +58,7 @@ def _answer(request: Request, began: Callable[[str], None]) -> Reply:
     from edge.devices import roofline
 
     began("roofline")
-    return harness.RoofFound(roof=roofline.machine_roof(request.threads))
+    return RoofFound(roof=roofline.machine_roof(request.threads))
 
 
 if __name__ == "__main__":

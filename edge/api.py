@@ -15,13 +15,14 @@ from edge.bundle import MANIFEST, Bundle, open_bundle, sha256_file
 from edge.conditions import Figure
 from edge.devices import facts
 from edge.devices.base import Device, find_device
-from edge.devices.harness import Profiled, ProfileRequest, RoofFound, RoofRequest, with_operators
+from edge.devices.harness import with_operators
 from edge.devices.local import LocalDevice
+from edge.devices.messages import Profiled, ProfileRequest, RoofFound, RoofRequest
 from edge.devices.roofline import bound
 from edge.devices.running import RunRequest
 from edge.devices.targets import load_target
 from edge.devices.verifying import Verified, VerifyRequest, check_samples
-from edge.errors import EdgeError, UnsupportedError, UsageError
+from edge.errors import DeviceError, EdgeError, UnsupportedError, UsageError
 from edge.estimate import Estimate, measured, published
 from edge.estimate import estimate as make_estimate
 from edge.families.base import get_family
@@ -116,7 +117,8 @@ def profile(
     seconds. ``operators`` adds the per-operator pass, ``roofline`` what the machine could do at most, ``energy`` the
     passes for the device's energy meter, if it has one. Where the device says its temperature, timed runs begin when it
     is as cool as when idle, which is waited for ``cool_seconds`` at most (0: not at all). Raises as ``load`` does, and
-    DeviceError if the process dies or takes more than ``timeout`` seconds.
+    DeviceError if the process dies, the way to it breaks or it takes more than ``timeout`` seconds; the error's
+    ``measurement`` then has the runs that were finished, if any were.
     """
     if runs < 1 or seconds < 0 or cool_seconds < 0:
         raise UsageError(
@@ -134,16 +136,33 @@ def profile(
         device=device, bundle=str(opened.path.resolve()), threads=used, entries=tuple(entries), runs=runs,
         seconds=seconds, operators=operators, cool_seconds=cool_seconds, energy=energy,
     )
-    profiled = found.work(request, timeout or PATIENCE + cool_seconds + 4 * asked * max(seconds, 1.0), progress)
-    assert isinstance(profiled, Profiled)
-    profiled = with_operators(profiled, opened.path, manifest)
+    settings = Settings(threads=used, runs=runs, seconds=seconds)
+    profiled: Profiled | None = None
     roof, without = None, ""
-    if roofline:
-        try:
-            roof = _roof(found, used, progress)
-        except UnsupportedError as error:  # a phone has no Python to measure it
-            without = f"there is no roofline: {error}"
-    measured = profiled.entries
+    try:
+        reply = found.work(request, timeout or PATIENCE + cool_seconds + 4 * asked * max(seconds, 1.0), progress)
+        assert isinstance(reply, Profiled)
+        profiled = with_operators(reply, opened.path, manifest)
+        if roofline:
+            try:
+                roof = _roof(found, used, progress)
+            except UnsupportedError as error:  # a phone has no Python to measure it
+                without = f"there is no roofline: {error}"
+    except DeviceError as error:
+        error.partial = profiled or error.partial
+        if error.partial is not None:
+            cut = f"the measurement was cut short: {error}"
+            error.measurement = _measurement(opened, error.partial, settings, None, cut, cut_short=True)
+        raise
+    return _measurement(opened, profiled, settings, roof, without)
+
+
+def _measurement(
+    opened: Bundle, profiled: Profiled, settings: Settings, roof: Roof | None, trouble: str, *,
+    cut_short: bool = False,
+) -> Measurement:
+    """What the process found as a result; ``trouble`` ("": none) is a warning more."""
+    manifest, measured = opened.manifest, profiled.entries
     if roof is not None:
         measured = tuple(
             msgspec.structs.replace(
@@ -156,14 +175,15 @@ def profile(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         bundle=_bundle_facts(opened),
         device=profiled.facts,
-        settings=Settings(threads=used, runs=runs, seconds=seconds),
+        settings=settings,
         phases=profiled.phases,
         memory=profiled.memory,
         entries=measured,
         roof=roof,
-        warnings=(*facts.warnings(profiled.facts, used), *profiled.warnings, *([without] if without else [])),
+        warnings=(*facts.warnings(profiled.facts, settings.threads), *profiled.warnings, *([trouble] if trouble else [])),
         conditions=profiled.conditions,
         figures=_figures(manifest, measured),
+        cut_short=cut_short,
     )
 
 

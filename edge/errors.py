@@ -17,6 +17,12 @@ Each carries one sentence that says what is wrong and what to do. The CLI prints
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edge.devices.messages import Profiled
+    from edge.measurement import Measurement
+
 
 class EdgeError(Exception):
     """Root of the tree; ``str(error)`` is one sentence with the next step."""
@@ -60,7 +66,12 @@ class MismatchError(EdgeError):
 
 
 class DeviceError(EdgeError):
-    pass
+    """``partial`` is what a process that was measuring had finished when it ended, None if nothing; ``measurement`` is
+    that as a result, where `edge.profile` raised it.
+    """
+
+    partial: Profiled | None = None
+    measurement: Measurement | None = None
 
 
 class StorageError(EdgeError):

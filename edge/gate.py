@@ -166,6 +166,9 @@ def _comparable(baseline: Sequence[Measurement], now: Sequence[Measurement], any
     hot = sum(one.conditions.stayed_hot for one in (*baseline, *now))
     if hot:
         warnings.append(f"{hot} of the measurements were made on a hot device: their times are too long.")
+    cut = sum(one.cut_short for one in (*baseline, *now))
+    if cut:
+        warnings.append(f"{cut} of the measurements were cut short: runs or entry points may be missing (see `edge results ID`).")
     busy = {sentence for one in now for sentence in one.warnings if sentence.startswith("the machine was busy")}
     return warnings + sorted(busy)[:1]
 

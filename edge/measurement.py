@@ -185,6 +185,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``cut_short``: the measuring ended before it was done, as its last warning says: runs and entries may be missing."""
+
     schema: int = SCHEMA
     edge_version: str
     created: str  # ISO 8601, UTC
@@ -198,6 +200,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     warnings: tuple[str, ...] = ()
     conditions: Conditions = Conditions()
     figures: tuple[Figure, ...] = ()
+    cut_short: bool = False
 
     @property
     def import_us(self) -> float:

@@ -19,7 +19,7 @@ from edge.errors import EdgeError, StorageError
 from edge.measurement import EntryMeasurement, Measurement
 
 NAME = "index.sqlite"
-VERSION = 1
+VERSION = 2
 #: Seconds to wait for another process that writes.
 PATIENCE = 30.0
 
@@ -51,6 +51,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     relative_error: float | None
     joules: float | None
     stayed_hot: bool
+    cut_short: bool
 
 
 FIELDS = tuple(field.name for field in msgspec.structs.fields(Row))
@@ -113,6 +114,7 @@ def _row(name: str, measurement: Measurement, entry: EntryMeasurement) -> Row:
         relative_error=max((one.relative for one in entry.errors), default=None),
         joules=entry.energy.joules if entry.energy else None,
         stayed_hot=measurement.conditions.stayed_hot,
+        cut_short=measurement.cut_short,
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge.devices.harness import Message
+from edge.devices.messages import Message
 from edge.runtimes.native.build import PROGRAM, runner_files
 
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from tiny import make_bundle
 from trees import PI5, PI5_PROGRAMS, THERMAL, answering, plant
 
-from edge.conditions import IdleBand, Reading
+from edge.conditions import Block, IdleBand, Reading
 from edge.devices import guard, harness, timing
 from edge.devices.guard import MARGIN, SETTLE, Guard
-from edge.devices.harness import ProfileRequest
+from edge.devices.messages import ProfileRequest
 from edge.devices.sensors import Sensors
 
 
@@ -113,9 +113,13 @@ def run_blocks(root: Path, answers: dict[str, str], call, seconds: float = 0.0):
     sensors = Sensors(root, answering(answers))
     watch = Guard(sensors.temperature, 5.0, IdleBand(low_c=50.0, high_c=55.0))
     readings: list[Reading] = []
+    told: list[tuple[list[timing.Row], list[Block]]] = []
     found = timing.in_blocks(
-        call, 6, seconds, sensors, watch, lambda whole: readings.append(sensors.read(0.0)), lambda ns: ns / 1e3
+        call, 6, seconds, sensors, watch, lambda whole: readings.append(sensors.read(0.0)), lambda ns: ns / 1e3,
+        lambda rows, blocks: told.append((list(rows), list(blocks))),
     )
+    assert [row for rows, _ in told for row in rows] == found.rows
+    assert [block for _, blocks in told for block in blocks] == found.blocks
     return found, readings
 
 
@@ -150,7 +154,7 @@ def test_long_measurements_are_cut_into_blocks(tmp_path: Path, monkeypatch: pyte
     assert sum(block.runs for block in found.blocks) == len(found.rows) >= 10
     assert sum(block.duration_us for block in found.blocks) >= 0.09e6
     found, _ = run_blocks(tmp_path / "bare", {}, lambda: time.sleep(0.001), seconds=0.1)
-    assert len(found.blocks) == 1
+    assert len(found.blocks) == 5, "what is finished is told of where nothing is known of the temperature too"
 
 
 # --- all of it, in a profile of a real runtime on a board whose files cool down meanwhile

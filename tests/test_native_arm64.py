@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 from edge import cli
 from edge.bundle import open_bundle
 from edge.cli.app import app
-from edge.devices.harness import Failed, Profiled, ProfileRequest, with_operators
+from edge.devices.harness import with_operators
+from edge.devices.messages import Failed, Profiled, ProfileRequest
 from edge.devices.verifying import Verified, VerifyRequest
 from edge.errors import BundleError, DeviceError, EdgeError, UnsupportedError, UsageError
 from edge.measurement import EntryCheck

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import platform
 import shutil
+import signal
+import subprocess
+import threading
 import zipfile
 from pathlib import Path
 
@@ -18,8 +23,13 @@ from runners import built, talk
 import edge
 from edge import cli
 from edge.bundle import open_bundle, sha256_file
-from edge.devices.harness import Began, Failed, Message, Profiled, ProfileRequest, with_operators
+from edge.devices.conversation import converse
+from edge.devices.harness import with_operators
+from edge.devices.messages import Began, Failed, Message, Profiled, ProfileRequest
+from edge.devices.partial import SAMPLED, joined
 from edge.devices.verifying import Verified, VerifyRequest, check_samples
+from edge.errors import DeviceError
+from edge.progress import Progress
 
 pytestmark = pytest.mark.skipif(
     platform.system() != "Linux" or platform.machine() not in ("x86_64", "aarch64"),
@@ -115,6 +125,49 @@ def test_a_profile_has_every_run_phase_and_operator(runner: Path, bundle: Path) 
     for run in trace.runs:
         assert len(run) > 5
         assert all(event.start <= event.end for event in run)
+
+
+def test_a_runner_that_is_killed_leaves_the_runs_that_it_told_of(runner: Path, bundle: Path) -> None:
+    class Killing(Progress):
+        def stage(self, name: str) -> None:
+            if name == "runs classify":
+                # The first message comes after two seconds, the second after four and a bit.
+                self.timer = threading.Timer(3.5, kill_children, (runner,))
+                self.timer.start()
+
+    request = msgspec.json.decode(profile_request(bundle, runs=10**7), type=ProfileRequest)
+    with pytest.raises(DeviceError, match=r"was killed \(SIGKILL.* during 'runs classify'") as caught:
+        converse([str(runner)], os.environ, request, 60.0, Killing())
+    partial = caught.value.partial
+    assert partial is not None
+    (entry,) = partial.entries
+    assert entry.latency.runs == len(entry.runs) >= 100
+    assert 1.9e6 < entry.runs[-1].start_us - entry.runs[0].start_us < 3.5e6
+    assert entry.inputs == {"features": (1, 64)}
+    assert [phase.name for phase in partial.phases] == ["load", "bind", "first run", "warm-up"]
+    assert partial.memory.peak >= partial.memory.loaded > 0 and partial.facts.device == "here"
+
+
+def test_what_the_runner_tells_of_is_what_it_answers(runner: Path, bundle: Path) -> None:
+    request = profile_request(bundle, runs=400_000, operators=False)
+    done = subprocess.run([runner], input=request + b"\n", capture_output=True, timeout=60, check=True)
+    *lines, last = done.stdout.splitlines()
+    told = [line for line in lines if line.startswith(SAMPLED)]
+    profiled, whole = msgspec.json.decode(last, type=Profiled), joined(told)
+    assert whole is not None
+    assert len(told) >= 1 + (sum(run.duration_us for run in profiled.entries[0].runs) > 2.1e6)
+    assert [entry.runs for entry in whole.entries] == [entry.runs for entry in profiled.entries]
+    assert whole.entries[0].latency.p50_us == pytest.approx(profiled.entries[0].latency.p50_us)
+    assert len(profiled.entries[0].runs) == 400_000
+
+
+def kill_children(program: Path) -> None:
+    """SIGKILL to those processes of this one that run ``program``."""
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            if parent == os.getpid() and (entry / "exe").readlink() == program.resolve():
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 def test_facts_are_those_that_python_finds(runner: Path, bundle: Path) -> None:

@@ -18,8 +18,8 @@ from tiny import SHAPES, make_bundle
 
 import edge
 from edge.devices import facts, roofline
-from edge.devices.harness import Profiled, ProfileRequest, RoofFound, RoofRequest
 from edge.devices.local import COMMAND, converse
+from edge.devices.messages import Profiled, ProfileRequest, RoofFound, RoofRequest
 from edge.devices.timing import timed, warm_up
 from edge.errors import BundleError, DeviceError, EdgeError, UsageError
 from edge.manifest import Cost

@@ -18,7 +18,8 @@ import sshd
 from tiny import make_bundle
 
 import edge
-from edge import cli
+from edge import cli, results
+from edge.cli.terminal import PlainProgress
 from edge.devices import transfer
 from edge.devices.base import LostError, find_device
 from edge.errors import DeviceError, StorageError, UsageError
@@ -138,10 +139,42 @@ def test_a_line_that_is_cut_while_measuring_says_where_and_leaves_the_board_free
 ) -> None:
     with cutting.relay(server.port) as cable:
         address = server.through(cable.port)
-        with pytest.raises(LostError, match=rf"the connection to {address} ended during 'runs small'.*run it again"):
+        with pytest.raises(LostError, match=rf"the connection to {address} ended during 'runs small'.*run it again") as caught:
             edge.profile(bundle, device=address, seconds=8.0, progress=Reaction("runs small", cable.cut))
+    assert caught.value.partial is caught.value.measurement is None and "no timed run was finished" in str(caught.value)
     assert gone(board), "the worker goes on measuring for nobody"
     assert edge.profile(bundle, device=server.address, runs=3, seconds=0.0, operators=False, roofline=False).entries
+
+
+def test_a_line_that_is_cut_while_measuring_costs_no_run_that_was_finished(
+    server: sshd.Server, bundle: Path, board: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("EDGE_RESULTS", str(tmp_path / "results"))
+    with cutting.relay(server.port) as cable:
+        address = server.through(cable.port)
+        stage = PlainProgress.stage
+
+        def cutting_stage(self: PlainProgress, name: str) -> None:
+            stage(self, name)
+            if name == "runs wide":
+                cable.cut()
+
+        monkeypatch.setattr(PlainProgress, "stage", cutting_stage)
+        assert cli.invoke(["profile", str(bundle), "--device", address, "--seconds", "0.5"]) == 2
+    (name,) = results.identities()
+    *_, sentence = capfd.readouterr().err.splitlines()
+    kept = results.load(name)
+    (entry,) = kept.entries
+    assert sentence.startswith(f"edge: the connection to {address} ended during 'runs wide'; it ")
+    assert sentence.endswith(f"run it again; the {len(entry.runs):,} runs finished before (small) are kept as {name} (see `edge results`).")
+    assert kept.cut_short and "ended during 'runs wide'" in kept.warnings[-1]
+    assert entry.entry == "small" and entry.blocks
+    assert sum(block.runs for block in entry.blocks) == len(entry.runs) == entry.latency.runs >= 50
+    assert kept.device.device == address and kept.load_us > 0 and kept.memory.peak >= kept.memory.loaded > 0
+    assert gone(board)
+    assert cli.invoke(["results"]) == 0
+    assert "(cut short)" in capfd.readouterr().out
 
 
 # --- processes

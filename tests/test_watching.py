@@ -16,8 +16,8 @@ from trees import LAPTOP, PHONE, PI5, THERMAL, THERMALSERVICE, plant
 
 from edge.conditions import NOT_READABLE, IdleBand
 from edge.devices import guard, watching
-from edge.devices.base import Device, find_device
-from edge.devices.harness import Profiled, ProfileRequest
+from edge.devices.base import Device, LostError, find_device
+from edge.devices.messages import Profiled, ProfileRequest
 from edge.devices.watching import Snapshot, parse, snapshot, watched
 from edge.progress import Progress
 
@@ -66,6 +66,27 @@ def test_a_phone_is_asked_through_its_shell(tmp_path: Path) -> None:
     assert found.reading.temperature_c == 25.6 and found.reading.throttled == ()
     assert found.reading.frequencies_mhz == (1804.8, 2208.0)
     assert found.sources["throttling"] == "dumpsys thermalservice"
+
+
+def test_a_board_that_leaves_after_its_measurement_costs_no_run(tmp_path: Path) -> None:
+    class Leaving(Here):
+        here = True
+
+        def command(self, argv: Sequence[str]) -> tuple[str, ...]:
+            return super().command(argv) if self.here else ("false",)
+
+        def lost(self, status: int, printed: str) -> str | None:
+            return None if self.here else "was unplugged: plug it in"
+
+    device = Leaving(tmp_path)
+
+    def measure() -> Profiled:
+        device.here = False
+        return profiled()
+
+    with pytest.raises(LostError, match="was unplugged") as caught:
+        watched(device, msgspec.structs.replace(REQUEST, cool_seconds=0.0), measure, Progress(), str(tmp_path))
+    assert caught.value.partial == profiled()
 
 
 def test_the_guard_waits_and_throttling_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,8 @@ def profile(
     """Measure a bundle in a fresh process: load time, latency percentiles, memory, per-operator times, roofline.
 
     Where the device can say so: clock, temperature and throttling around the runs, and the energy of one. A device that
-    is hot is waited for, and runs that throttling spoiled are repeated.
+    is hot is waited for, and runs that throttling spoiled are repeated. If the process or the connection dies, the runs
+    that were finished are kept, as a result that is marked as cut short.
 
     \b
     Examples:
@@ -58,6 +59,7 @@ def profile(
     from edge import api
     from edge.cli.output import show
     from edge.cli.terminal import terminal_progress
+    from edge.errors import DeviceError
     from edge.report import html as page
     from edge.report import jsonfile, table
     from edge.report import trace as chrome
@@ -65,17 +67,22 @@ def profile(
     if count:
         _count(bundle, device, threads, tuple(entry or ()), json, other=(trace, html))
         return
-    with terminal_progress() as progress:
-        measurement = api.profile(
-            bundle,
-            threads=threads,
-            entries=tuple(entry or ()),
-            runs=runs,
-            seconds=seconds,
-            device=device,
-            cool_seconds=cool,
-            progress=progress,
-        )
+    try:
+        with terminal_progress() as progress:
+            measurement = api.profile(
+                bundle,
+                threads=threads,
+                entries=tuple(entry or ()),
+                runs=runs,
+                seconds=seconds,
+                device=device,
+                cool_seconds=cool,
+                progress=progress,
+            )
+    except DeviceError as error:
+        if error.measurement is None:
+            raise
+        raise DeviceError(f"{str(error).rstrip('.')}; {_keep_finished(error.measurement, keep)}.") from error
     on_stdout = json is not None and str(json) == "-"
     if on_stdout:
         sys.stdout.write(jsonfile.encode(measurement).decode())
@@ -128,6 +135,21 @@ def _count(
     if json is not None:
         write_atomically(json, encode(counts))
         print(f"wrote {json}")
+
+
+def _keep_finished(measurement: Measurement, keep: bool) -> str:
+    """Store what was finished before the measuring ended; what became of it, as a clause."""
+    from edge import results
+    from edge.errors import StorageError
+
+    runs = sum(entry.latency.runs for entry in measurement.entries)
+    what = f"the {runs:,} runs finished before ({', '.join(entry.entry for entry in measurement.entries)})"
+    if not keep:
+        return f"{what} are not kept, as --no-keep says"
+    try:
+        return f"{what} are kept as {results.keep(measurement)} (see `edge results`)"
+    except StorageError as error:
+        return f"{what} are lost too, since {str(error).rstrip('.')}"
 
 
 def _keep(measurement: Measurement, quiet: bool) -> None:

@@ -73,7 +73,7 @@ def results(
             (
                 row.id, row.bundle, row.entry, row.runtime, row.scheme, row.device, str(row.threads),
                 units.duration(row.p50_us) + (" (hot)" if row.stayed_hot else ""), units.duration(row.p90_us),
-                f"{row.runs:,}", units.size(row.peak_bytes),
+                f"{row.runs:,}{' (cut short)' if row.cut_short else ''}", units.size(row.peak_bytes),
             )
             for row in found
         ],

@@ -23,7 +23,7 @@ from edge._version import __version__
 from edge.bundle import MANIFEST, Bundle, open_bundle, sha256_file
 from edge.cache import cache_dir
 from edge.devices.arm64root import find_root
-from edge.devices.harness import Began, Failed
+from edge.devices.messages import Began, Failed
 from edge.devices.targets import load_target
 from edge.errors import BundleError, DeviceError, EdgeError, UnsupportedError, UsageError
 from edge.manifest import EntryRecord

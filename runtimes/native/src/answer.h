@@ -1,4 +1,4 @@
-// The three answers: what each request is answered by, as one message of edge.devices.harness.
+// The three answers: what each request is answered by, as one message of edge.devices.messages.
 #pragma once
 
 #include <functional>
@@ -10,8 +10,10 @@ namespace edge {
 
 // Hears the name of each phase as it begins.
 using Began = std::function<void(const std::string&)>;
+// Hears a whole message that comes before the answer.
+using Said = std::function<void(const std::string&)>;
 
-std::string profile(const Request& request, const Began& began);
+std::string profile(const Request& request, const Began& began, const Said& said);
 std::string verify(const Request& request, const Began& began);
 std::string count(const Request& request, const Began& began);
 

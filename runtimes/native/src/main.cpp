@@ -1,8 +1,9 @@
 // edge-runner: measures or verifies a bundle on a device that has no Python.
 //
 // In: one request as a line of JSON on standard input. Out: messages on standard output, a JSON object a line: `began`
-// for each phase, at last the answer or `failed` with one sentence; exit status 0 or 2. Whatever a runtime prints goes
-// to standard error, so that it cannot garble the answer. The same as `python -m edge.devices.worker`.
+// for each phase, `sampled` for what the timed runs gave so far, at last the answer or `failed` with one sentence; exit
+// status 0 or 2. Whatever a runtime prints goes to standard error, so that it cannot garble the answer. The same as
+// `python -m edge.devices.worker`.
 #include <unistd.h>
 
 #include <cstdio>
@@ -29,9 +30,9 @@ int fail(FILE* channel, const char* kind, const std::string& sentence) {
   return 2;
 }
 
-std::string answer(const Request& request, const Began& began) {
+std::string answer(const Request& request, const Began& began, const Said& said) {
   switch (request.kind) {
-    case Request::Kind::profile: return profile(request, began);
+    case Request::Kind::profile: return profile(request, began, said);
     case Request::Kind::verify: return verify(request, began);
     case Request::Kind::count: return count(request, began);
   }
@@ -50,11 +51,13 @@ int run() {
   FILE* channel = fdopen(dup(1), "wb");
   dup2(2, 1);
   try {
-    send(channel, answer(parse_request(first_line()), [channel](const std::string& phase) {
-           Writer out;
-           out.begin_object().name("type").value("began").name("phase").value(phase).end_object();
-           send(channel, out.text());
-         }));
+    const Said said = [channel](const std::string& message) { send(channel, message); };
+    const Began began = [&said](const std::string& phase) {
+      Writer out;
+      out.begin_object().name("type").value("began").name("phase").value(phase).end_object();
+      said(out.text());
+    };
+    send(channel, answer(parse_request(first_line()), began, said));
     return 0;
   } catch (const Refusal& refusal) {
     return fail(channel, refusal.kind, refusal.what());

@@ -5,6 +5,7 @@
 // of the clock of a timed run.
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -22,6 +23,8 @@ namespace {
 constexpr int kWarmupCalls = 5;
 constexpr double kWarmupPart = 0.25, kMostWarmup = 6.0, kMostSeconds = 60.0;
 constexpr int64_t kMostRuns = 100000, kLeastRuns = 3;
+// Seconds between two messages of what was measured so far, and of untimed runs after one, while it is on its way.
+constexpr double kBlock = 2.0, kRamp = 0.2;
 // Runs under the runtime's profiler: XNNPACK's clock has whole microseconds, so that a mean needs many.
 constexpr int kLeastTraced = 3, kEnoughTraced = 20, kMostTraced = 100;
 constexpr double kTracedSeconds = 0.5, kMostTracedSeconds = 2.0;
@@ -71,6 +74,7 @@ class Phases {
 
   void begin() { out_.begin_array(); }
   const std::string& end() { return out_.end_array().text(); }
+  std::string so_far() const { return Writer(out_).end_array().text(); }
 
  private:
   const Began& began_;
@@ -88,11 +92,14 @@ int64_t warm_up(Call& call, double seconds) {
   }
 }
 
-// The runs, and whether a limit stopped them before there were enough.
-std::pair<std::vector<Timed>, bool> timed(Call& call, int64_t runs, double seconds) {
-  std::vector<Timed> rows;
+using Rows = std::vector<Timed>;
+
+// The runs, and whether a limit stopped them before there were enough. `told` hears of them every kBlock seconds and at
+// the end; the time that it takes does not count.
+std::pair<Rows, bool> timed(Call& call, int64_t runs, double seconds, const std::function<void(const Rows&)>& told) {
+  Rows rows;
   rows.reserve(static_cast<size_t>(std::max(runs, kMostRuns)));
-  const uint64_t begun = now();
+  uint64_t begun = now(), block = begun;
   while (true) {
     const uint64_t start = now();
     call.run();
@@ -100,8 +107,20 @@ std::pair<std::vector<Timed>, bool> timed(Call& call, int64_t runs, double secon
     rows.push_back({start, end});
     const double took = static_cast<double>(end - begun) / 1e9;
     const auto done = static_cast<int64_t>(rows.size());
-    if (took >= seconds && done >= runs) return {rows, false};
-    if (done >= std::max(kMostRuns, runs) || (took >= std::max(kMostSeconds, 2 * seconds) && done >= kLeastRuns)) return {rows, true};
+    const bool whole = took >= seconds && done >= runs;
+    const bool stopped = done >= std::max(kMostRuns, runs) || (took >= std::max(kMostSeconds, 2 * seconds) && done >= kLeastRuns);
+    if (whole || stopped) {
+      told(rows);
+      return {rows, !whole};
+    }
+    if (end - block < static_cast<uint64_t>(kBlock * 1e9)) continue;
+    told(rows);
+    const uint64_t ramp = now();
+    do {
+      call.run();
+    } while (seconds_since(ramp) < kRamp);
+    block = now();
+    begun += block - end;
   }
 }
 
@@ -113,14 +132,15 @@ double percentile(const std::vector<double>& sorted, double percent) {
   return sorted[below] + (sorted[above] - sorted[below]) * (place - static_cast<double>(below));
 }
 
-double write_latency(Writer& out, const std::vector<Timed>& rows) {
+// The latency of the rows from `first` on; their median in microseconds.
+double write_latency(Writer& out, const Rows& rows, size_t first) {
   std::vector<double> sorted;
   double sum = 0.0;
-  for (const Timed& row : rows) sum += sorted.emplace_back(us(row.end - row.start));
+  for (size_t i = first; i < rows.size(); ++i) sum += sorted.emplace_back(us(rows[i].end - rows[i].start));
   std::sort(sorted.begin(), sorted.end());
   const double median = percentile(sorted, 50);
-  out.begin_object().name("runs").value(rows.size()).name("min_us").value(sorted.front());
-  out.name("mean_us").value(sum / static_cast<double>(rows.size())).name("p50_us").value(median);
+  out.begin_object().name("runs").value(sorted.size()).name("min_us").value(sorted.front());
+  out.name("mean_us").value(sum / static_cast<double>(sorted.size())).name("p50_us").value(median);
   out.name("p90_us").value(percentile(sorted, 90)).name("p99_us").value(percentile(sorted, 99));
   out.name("max_us").value(sorted.back()).end_object();
   return median;
@@ -136,37 +156,47 @@ void write_inputs(Writer& out, const Entry& entry, const std::vector<Tensor>& in
   out.end_object();
 }
 
-// Measures one entry and writes its EntryMeasurement; its median in microseconds.
+// Measures one entry and writes its EntryMeasurement; its median in microseconds. `sampled` hears an EntryMeasurement
+// with only the runs since it last heard one.
 double measure(Session& session, const Entry& entry, const std::vector<Tensor>& inputs, const Request& request,
-               Phases& phases, Writer& out, std::vector<std::string>& warnings) {
+               Phases& phases, Writer& out, std::vector<std::string>& warnings, const Said& sampled) {
   std::unique_ptr<Call> call;
   int64_t warmed = 0;
-  std::pair<std::vector<Timed>, bool> found;
+  size_t told = 0;
+  std::pair<Rows, bool> found;
   const double bind = phases.run("bind", entry.name, [&] { return call = session.bind(entry, inputs), 0; });
   const double first = phases.run("first run", entry.name, [&] { return call->run(), 1; });
   phases.run("warm-up", entry.name, [&] { return warmed = warm_up(*call, kWarmupPart * request.seconds); });
+  const auto write = [&](Writer& to, const Rows& rows, size_t from) {
+    to.begin_object().name("entry").value(entry.name).name("inputs");
+    write_inputs(to, entry, inputs);
+    to.name("bind_us").value(bind).name("first_us").value(first).name("warmup_runs").value(warmed).name("latency");
+    const double median = write_latency(to, rows, from);
+    to.name("runs").begin_array();
+    for (size_t i = from; i < rows.size(); ++i) {
+      to.begin_array().value(us(rows[i].start - phases.origin())).value(us(rows[i].end - rows[i].start)).end_array();
+    }
+    to.end_array().name("operators").begin_array().end_array();
+    to.name("cost").value(entry.cost).name("errors").value(entry.errors).end_object();
+    return median;
+  };
   phases.run("runs", entry.name, [&] {
-    found = timed(*call, request.runs, request.seconds);
+    found = timed(*call, request.runs, request.seconds, [&](const Rows& rows) {
+      Writer news;
+      write(news, rows, told);
+      told = rows.size();
+      sampled(news.text());
+    });
     return static_cast<int64_t>(found.first.size());
   });
-  const std::vector<Timed>& rows = found.first;
+  const Rows& rows = found.first;
   if (found.second) {
     char took[32];
     std::snprintf(took, sizeof took, "%.1f", static_cast<double>(rows.back().end - rows.front().start) / 1e9);
     warnings.push_back(entry.name + " was stopped after " + std::to_string(rows.size()) + " runs and " + took +
                        " s, short of what was asked for.");
   }
-  out.begin_object().name("entry").value(entry.name).name("inputs");
-  write_inputs(out, entry, inputs);
-  out.name("bind_us").value(bind).name("first_us").value(first).name("warmup_runs").value(warmed).name("latency");
-  const double median = write_latency(out, rows);
-  out.name("runs").begin_array();
-  for (const Timed& row : rows) {
-    out.begin_array().value(us(row.start - phases.origin())).value(us(row.end - row.start)).end_array();
-  }
-  out.end_array().name("operators").begin_array().end_array();
-  out.name("cost").value(entry.cost).name("errors").value(entry.errors).end_object();
-  return median;
+  return write(out, rows, 0);
 }
 
 int64_t traced(Session& session, const Entry& entry, const std::vector<Tensor>& inputs, double median, Trace& trace) {
@@ -185,7 +215,7 @@ int64_t traced(Session& session, const Entry& entry, const std::vector<Tensor>& 
 
 }  // namespace
 
-std::string profile(const Request& request, const Began& began) {
+std::string profile(const Request& request, const Began& began, const Said& said) {
   const Bundle bundle(request.bundle);
   const auto chosen = bundle.chosen(request.entries);
   std::vector<std::vector<Tensor>> inputs;
@@ -204,11 +234,26 @@ std::string profile(const Request& request, const Began& began) {
   const auto loaded_pss = phases.pss();
   reset_peak();
 
+  const auto write_memory = [&](Writer& to, int64_t run_peak, const std::optional<int64_t>& peak_pss) {
+    to.begin_object().name("baseline").value(baseline).name("imported").value(baseline).name("loaded").value(loaded.now);
+    to.name("load_peak").value(loaded.peak).name("run_peak").value(run_peak);
+    to.name("peak").value(std::max(loaded.peak, run_peak)).name("resets").value(resets);
+    write_optional(to.name("loaded_pss"), loaded_pss);
+    write_optional(to.name("peak_pss"), peak_pss);
+    to.end_object();
+  };
+  const Said sampled = [&](const std::string& entry) {
+    Writer out;
+    out.begin_object().name("type").value("sampled").name("facts").raw(facts.text()).name("phases").raw(phases.so_far());
+    write_memory(out.name("memory"), resident().peak, phases.peak_pss());
+    said(out.name("entry").raw(entry).end_object().text());
+  };
+
   Writer entries;
   entries.begin_array();
   std::vector<double> medians;
   for (size_t i = 0; i < chosen.size(); ++i) {
-    medians.push_back(measure(*session, *chosen[i], inputs[i], request, phases, entries, warnings));
+    medians.push_back(measure(*session, *chosen[i], inputs[i], request, phases, entries, warnings, sampled));
   }
   entries.end_array();
   const int64_t run_peak = resident().peak;
@@ -227,13 +272,9 @@ std::string profile(const Request& request, const Began& began) {
 
   Writer out;
   out.begin_object().name("type").value("profiled");
-  out.name("facts").raw(facts.text()).name("phases").raw(phases.end()).name("memory").begin_object();
-  out.name("baseline").value(baseline).name("imported").value(baseline).name("loaded").value(loaded.now);
-  out.name("load_peak").value(loaded.peak).name("run_peak").value(run_peak);
-  out.name("peak").value(std::max(loaded.peak, run_peak)).name("resets").value(resets);
-  write_optional(out.name("loaded_pss"), loaded_pss);
-  write_optional(out.name("peak_pss"), peak_pss);
-  out.end_object().name("conditions").begin_object().name("sources").begin_object();
+  out.name("facts").raw(facts.text()).name("phases").raw(phases.end());
+  write_memory(out.name("memory"), run_peak, peak_pss);
+  out.name("conditions").begin_object().name("sources").begin_object();
   for (const char* what : {"frequency", "temperature", "throttling", "energy"}) {
     out.name(what).value("not readable: the native runner asks no sensors while it measures");
   }

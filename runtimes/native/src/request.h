@@ -1,4 +1,4 @@
-// What the host asks for: the requests of edge.devices.harness, by their tags.
+// What the host asks for: the requests of edge.devices.messages, by their tags.
 #pragma once
 
 #include <string>
