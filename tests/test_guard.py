@@ -157,6 +157,13 @@ def test_long_measurements_are_cut_into_blocks(tmp_path: Path, monkeypatch: pyte
     assert len(found.blocks) == 5, "what is finished is told of where nothing is known of the temperature too"
 
 
+def test_a_slow_model_has_one_limit_for_all_its_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "BLOCK", 0.02)
+    monkeypatch.setattr(timing, "MOST_SECONDS", 0.05)
+    found, _ = run_blocks(tmp_path / "bare", {}, lambda: time.sleep(0.03), seconds=0.04)
+    assert len(found.rows) == 3 and len(found.blocks) == 1 and not found.whole
+
+
 # --- all of it, in a profile of a real runtime on a board whose files cool down meanwhile
 
 
