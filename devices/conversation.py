@@ -127,7 +127,9 @@ def _listen(
         if isinstance(message, Began):
             last = message.phase
             progress.stage(last)
-        elif not isinstance(message, Sampled):
+        elif isinstance(message, Sampled):  # written with other spaces
+            finished.append(line)
+        else:
             return last, message
     return last, None
 
