@@ -78,8 +78,10 @@ def test_chunks_and_single_tokens_agree(make: Make) -> None:
 def test_int4_is_small_and_the_head_is_the_embedding(make: Make) -> None:
     made = make("int4", "on")
     parameters = made.bundle.manifest.report["parameters"]
+    table = CONFIG["vocab_size"] * CONFIG["hidden_size"]
     # 80 inputs take three groups of 32 and 144 neurons' 80 outputs a strip of 128: this shape is filled up by a fifth.
-    assert made.bundle.file("model.pte").stat().st_size < 0.75 * parameters + 60_000
+    # The table has 8 bits, once.
+    assert made.bundle.file("model.pte").stat().st_size < 0.75 * (parameters - table) + 1.3 * table + 60_000
     session = api.load(made.bundle.path, threads=1)
     with pytest.raises(BundleError, match="'decode'"):
         inputs, _ = made.bundle.samples("decode")[0]
