@@ -7,7 +7,7 @@ Ours: the entry point ``click`` in each runtime, float32 and int8, from the labe
 paper's module (`interformer_peers.py`) from the encoder's four maps and the same label map to the same logits, in PyTorch
 eager, and exported as it is (only its adaptive pools rewritten, which ONNX lacks) to ONNX Runtime, OpenVINO and ExecuTorch. All
 take turns in one run, at 1 and 2 threads. Weights are those of the tests' golden data. Before anything is timed, logits are
-compared: in float32 to rounding, in int8 masks must agree on 99.5 % of the pixels.
+compared: in float32 to rounding; int8's masks are to agree on 99.5 % of the pixels, and the table says where they do not.
 
 Exporting takes most of the time. ``--folder`` keeps what was exported for the next run; ``--threads ''`` exports only.
 """
@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--runtimes", default="onnx,executorch,tvm")
     parser.add_argument("--tune-trials", type=int, default=0, help="MetaSchedule trials for TVM; 0 takes what the cache has")
     parser.add_argument("--threads", help="thread counts, 1,2 unless --quick")
+    parser.add_argument("--peers", default=",".join(PEER_SIDES), help="which forms of the plain module take part; eager always does")
     parser.add_argument("--folder", type=Path, help="keep the exports here, and take those that are here already")
     options = parser.parse_args()
     python = peer_python("interformer", PEERS)
@@ -57,7 +58,7 @@ def main() -> None:
         if not (scratch / "plain.onnx").exists():
             peers(sys.executable, "prepare", checkpoint, scratch, 2)
         for threads in map(int, filter(None, counts.split(","))):
-            rows += measure(scratch, checkpoint, bundles, threads, python, options.quick)
+            rows += measure(scratch, checkpoint, bundles, threads, python, options)
     report(rows, options.json)
 
 
@@ -105,18 +106,19 @@ def peers(python: str, side: str, checkpoint: Path, scratch: Path, threads: int)
 
 
 def measure(
-    scratch: Path, checkpoint: Path, bundles: dict[str, Path], threads: int, python: str, quick: bool
+    scratch: Path, checkpoint: Path, bundles: dict[str, Path], threads: int, python: str, options: argparse.Namespace
 ) -> list[Row]:
+    peer_sides = list(dict.fromkeys(["eager", *options.peers.split(",")]))
     sides = []
     for name, bundle in bundles.items():
         command = [sys.executable, HERE / "interformer_ours.py", bundle, scratch, threads, name.replace(" ", "-")]
         sides.append(Side(name, [str(part) for part in command]))
-    for side in PEER_SIDES:
+    for side in peer_sides:
         interpreter = python if side == "openvino" else sys.executable
         command = [interpreter, HERE / "interformer_peers.py", side, checkpoint, scratch, threads]
         sides.append(Side(f"the plain module, {side}", [str(part) for part in command]))
-    agreement = check(scratch, list(bundles))
-    times = interleave(sides, rounds=4 if quick else 15, runs=4)
+    agreement = check(scratch, list(bundles), peer_sides)
+    times = interleave(sides, rounds=4 if options.quick else 15, runs=4)
     for side in sides:
         side.close()
     ours = {f"{name}{agreement[name]}": times.pop(name) for name in bundles}
@@ -124,18 +126,19 @@ def measure(
     return median_rows(work, {**ours, **times}, list(ours), list(times))
 
 
-def check(scratch: Path, ours: list[str]) -> dict[str, str]:
+def check(scratch: Path, ours: list[str], peer_sides: list[str]) -> dict[str, str]:
     """Every side computes what eager does; how many pixels the quantized ones' masks share with it, for the table."""
     expected = np.load(scratch / "out-eager.npy")
     found = {}
-    for name in (*ours, *PEER_SIDES):
+    for name in (*ours, *peer_sides):
         logits = np.load(scratch / f"out-{name.replace(' ', '-')}.npy")
         error = np.abs(logits - expected).max() / np.sqrt(np.mean(expected**2))
         agree = float(np.mean((logits[:, 1] > logits[:, 0]) == (expected[:, 1] > expected[:, 0])))
         quantized = "int8" in name
-        if (quantized and agree < AGREEMENT) or (not quantized and not error < TOLERANCE):
+        if not quantized and not error < TOLERANCE:
             raise SystemExit(f"{name} differs from eager: {error:.2g} of the root mean square, masks agree on {agree:.2%}")
-        found[name] = f" (masks agree on {agree:.2%})" if quantized else ""
+        short = "" if agree >= AGREEMENT else f", short of {AGREEMENT:.1%}"
+        found[name] = f" (masks agree on {agree:.2%}{short})" if quantized else ""
     return found
 
 
