@@ -144,7 +144,7 @@ def main(side: str, checkpoint: str, scratch: str, threads: str) -> None:
         prepare(Path(checkpoint), folder)
         return
     with np.load(folder / "inputs.npz") as stored:
-        feed = {name: stored[name] for name in MAPS} | {"labels": stored["labels"].astype(np.int64)[None, None]}
+        feed = {name: stored[name] for name in MAPS} | {"labels": stored["labels"].astype(np.int64).reshape(1, 1, SIZE, SIZE)}  # [None, None] has strides of 0
     if side == "onnxruntime":
         run = onnxruntime_side(folder / "plain.onnx", feed, int(threads))
     elif side == "openvino":
