@@ -8,7 +8,6 @@ drifts slows every side alike.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -16,6 +15,8 @@ import venv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from edge.cache import cache_dir
 
 
 class Side:
@@ -92,13 +93,9 @@ def report(rows: Sequence[Row], path: Path | None) -> None:
         path.write_text(json.dumps([row.as_json() for row in rows], indent=2) + "\n")
 
 
-def cache_folder() -> Path:
-    return Path(os.environ.get("EDGE_CACHE", Path.home() / ".cache" / "edge"))
-
-
 def peer_python(name: str, requirements: Sequence[str]) -> str:
     """The interpreter of the peers' own virtual environment, made on first use."""
-    folder = cache_folder() / "peers" / name
+    folder = cache_dir() / "peers" / name
     python = folder / "bin" / "python"
     stamp = folder / "requirements.txt"
     wanted = "\n".join(requirements)

@@ -28,9 +28,7 @@ def export_library(executable: Any, target: Target, path: Path, scratch: Path) -
 
     def link(output: str, objects: Sequence[str], **_: Any) -> None:
         command = [sys.executable, "-m", "ziglang", "cc", "-target", triple, "-shared", "-s", "-Wl,--build-id=none"]
-        environment = os.environ | {
-            "ZIG_LOCAL_CACHE_DIR": str(scratch / "zig"),
-        }
+        environment = os.environ | {"ZIG_LOCAL_CACHE_DIR": str(scratch / "zig")}
         done = subprocess.run(
             [*command, "-o", output, *objects], env=environment, capture_output=True, text=True, check=False
         )
@@ -52,10 +50,3 @@ def linker_target(target: Target) -> str:
     if parts[-1] == "android":
         raise UnsupportedError("TVM code for Android needs the NDK's linker: choose another runtime for this target.")
     return f"{target.arch}-linux-musl" if target.libc == "musl" else f"{target.arch}-linux-gnu.{GLIBC}"
-
-
-def cache_folder() -> Path:
-    """The user's cache: ``$EDGE_CACHE``, or ``edge`` in the XDG cache folder."""
-    if own := os.environ.get("EDGE_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "edge"

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import tempfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from edge.bundle import storage_errors
+from edge.cache import cache_dir
 from edge.dependencies import version
-from edge.export.tvm_link import cache_folder
 from edge.export.tvm_schedule import is_scheduled
+from edge.files import write_atomically
 from edge.spec import Target
 
 RECORDS = "tuning.json.gz"
@@ -28,7 +26,7 @@ RECORDS = "tuning.json.gz"
 def records_path(target: Target) -> Path:
     """Where the user's records for this CPU are."""
     features = "".join(sorted(target.features))
-    return cache_folder() / "tvm" / f"{target.arch}-{target.cpu}{features}" / RECORDS
+    return cache_dir() / "tvm" / f"{target.arch}-{target.cpu}{features}" / RECORDS
 
 
 def load_records(path: Path) -> Any:
@@ -55,16 +53,7 @@ def write_records(path: Path, records: Iterable[Any]) -> None:
     entries.sort(key=lambda entry: json.dumps(entry, sort_keys=True))
     stored = {"tvm": version("apache-tvm"), "records": entries}
     data = gzip.compress(json.dumps(stored, sort_keys=True).encode(), mtime=0)
-    with storage_errors(str(path)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(data)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+    write_atomically(path, data)
 
 
 def best_record(database: Any, module: Any) -> Any:
