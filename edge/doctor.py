@@ -23,7 +23,7 @@ from edge.dependencies import version
 from edge.devices.host import host_facts
 
 #: Extras a user may want; ``dev`` and ``train`` are for those who work on edge itself.
-EXTRAS = ("onnx", "executorch", "tvm", "plot", "export")
+EXTRAS = ("onnx", "executorch", "tvm", "native", "plot", "plm", "image", "export", "sweep")
 OLDEST_PYTHON = (3, 11)
 #: Where edge is tried; elsewhere its wheels may exist and nothing is promised.
 TRIED = (("Linux", "x86_64"), ("Linux", "aarch64"))

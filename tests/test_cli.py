@@ -7,13 +7,14 @@ import os
 import resource
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from edge import cli
 from edge.cli.app import app
-from edge.doctor import Status, allows, examine, read_requirements, required_by, works
+from edge.doctor import EXTRAS, Status, allows, examine, read_requirements, required_by, works
 from edge.errors import EdgeError
 
 COMMANDS = [
@@ -242,6 +243,12 @@ def test_requirements_are_read_from_metadata() -> None:
     ]
     assert found[3].brings == ("executorch", "onnx")
     assert [item.name for item in required_by("export", found)] == ["Pillow"]
+
+
+def test_every_extra_of_a_user_is_looked_at() -> None:
+    known = {requirement.extra for requirement in read_requirements(metadata.requires("edge") or [])} - {None}
+    # What a board needs is asked of the board; the last two are for those who work on edge.
+    assert set(EXTRAS) == known - {"device-onnx", "train", "dev"}
 
 
 @pytest.mark.parametrize(
