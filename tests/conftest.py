@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sshd
 from hypothesis import settings
 
 # The same examples every time: a test that fails here fails everywhere. No deadline: the machine may have other work.
@@ -62,3 +64,28 @@ def series_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = ["export", "tspulse", "--target", "cpu", "--runtime", "onnx", "--quantize", "fp32", "-o", str(path)]
     assert cli.invoke(arguments) == 0
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two small entry points for ONNX Runtime (see ``tiny``). Do not change it."""
+    from tiny import make_bundle
+
+    return make_bundle(tmp_path_factory.mktemp("tiny") / "tiny.edge").path
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sshd.Server]:
+    """A real sshd on loopback: this machine as a board."""
+    with sshd.serve(tmp_path_factory.mktemp("sshd")) as running:
+        yield running
+
+
+@pytest.fixture
+def board(server: sshd.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for edge of the board behind ``server``: one a test, so that nothing is there yet."""
+    folder = tmp_path / "board"
+    monkeypatch.setenv("EDGE_SSH", server.client)
+    monkeypatch.setenv("EDGE_DEVICE_DIR", str(folder))
+    monkeypatch.setenv("EDGE_DEVICE_PYTHON", sys.executable)
+    return folder

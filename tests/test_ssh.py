@@ -6,8 +6,6 @@ The same over an arm64 system is tests/test_arm64.py. What goes wrong between de
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +22,7 @@ from edge.devices.routes import bundle_files
 from edge.errors import BundleError, DeviceError, UsageError
 from edge.progress import Progress
 
-pytestmark = pytest.mark.skipif(bool(sshd.lacking()), reason=sshd.lacking())
+pytestmark = [pytest.mark.skipif(bool(sshd.lacking()), reason=sshd.lacking()), pytest.mark.usefixtures("board")]
 
 
 class Listener(Progress):
@@ -33,27 +31,6 @@ class Listener(Progress):
 
     def stage(self, name: str) -> None:
         self.stages.append(name)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sshd.Server]:
-    with sshd.serve(tmp_path_factory.mktemp("sshd")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("bundle") / "tiny.edge").path
-
-
-@pytest.fixture(autouse=True)
-def board(server: sshd.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The board's folder for edge: one a test, so that nothing is there yet."""
-    folder = tmp_path / "board"
-    monkeypatch.setenv("EDGE_SSH", server.client)
-    monkeypatch.setenv("EDGE_DEVICE_DIR", str(folder))
-    monkeypatch.setenv("EDGE_DEVICE_PYTHON", sys.executable)
-    return folder
 
 
 def test_a_board_says_what_it_is(server: sshd.Server, board: Path) -> None:
@@ -67,14 +44,14 @@ def test_a_board_says_what_it_is(server: sshd.Server, board: Path) -> None:
     assert not board.exists(), "asking writes nothing"
 
 
-def test_a_bundle_is_verified_on_the_board(server: sshd.Server, bundle: Path, board: Path) -> None:
-    checks = edge.verify(bundle, device=server.address)
+def test_a_bundle_is_verified_on_the_board(server: sshd.Server, tiny_bundle: Path, board: Path) -> None:
+    checks = edge.verify(tiny_bundle, device=server.address)
     assert [check.entry for check in checks] == list(SHAPES)
     for check in checks:
         assert check.passed and check.samples == 2
         assert check.where == f"onnx on {server.address} ({host_facts().arch})"
     (copy,) = (board / "bundles").iterdir()
-    assert sorted(path.name for path in copy.iterdir()) == sorted(path.name for path in bundle.iterdir())
+    assert sorted(path.name for path in copy.iterdir()) == sorted(path.name for path in tiny_bundle.iterdir())
 
 
 def test_a_wrong_bundle_is_told_apart(server: sshd.Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,9 +60,9 @@ def test_a_wrong_bundle_is_told_apart(server: sshd.Server, tmp_path: Path, capsy
     assert "does not compute what the model does (small/y, wide/y)" in capsys.readouterr().err
 
 
-def test_a_bundle_is_measured_on_the_board(server: sshd.Server, bundle: Path) -> None:
+def test_a_bundle_is_measured_on_the_board(server: sshd.Server, tiny_bundle: Path) -> None:
     listener = Listener()
-    measured = edge.profile(bundle, device=server.address, threads=1, runs=10, seconds=0.05, progress=listener)
+    measured = edge.profile(tiny_bundle, device=server.address, threads=1, runs=10, seconds=0.05, progress=listener)
     assert measured.device.device == server.address
     assert [entry.entry for entry in measured.entries] == list(SHAPES)
     for entry in measured.entries:
@@ -94,9 +71,9 @@ def test_a_bundle_is_measured_on_the_board(server: sshd.Server, bundle: Path) ->
     assert "runs small" in listener.stages
 
 
-def test_what_is_there_is_not_sent_again(server: sshd.Server, bundle: Path, board: Path) -> None:
+def test_what_is_there_is_not_sent_again(server: sshd.Server, tiny_bundle: Path, board: Path) -> None:
     device = find_device(server.address)
-    files = bundle_files(bundle, read_manifest(bundle))
+    files = bundle_files(tiny_bundle, read_manifest(tiny_bundle))
     device.push(files, f"{board}/x")
     times = {path: path.stat().st_mtime_ns for path in (board / "x").iterdir()}
     assert sorted(path.name for path in times) == sorted(files)
@@ -105,34 +82,34 @@ def test_what_is_there_is_not_sent_again(server: sshd.Server, bundle: Path, boar
     damaged = board / "x" / "small.onnx"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     device.push(files, f"{board}/x")
-    assert damaged.read_bytes() == (bundle / "small.onnx").read_bytes()
+    assert damaged.read_bytes() == (tiny_bundle / "small.onnx").read_bytes()
 
 
-def test_files_come_back(server: sshd.Server, bundle: Path, board: Path, tmp_path: Path) -> None:
+def test_files_come_back(server: sshd.Server, tiny_bundle: Path, board: Path, tmp_path: Path) -> None:
     device = find_device(server.address)
-    device.push({"samples.npz": bundle / "samples.npz"}, f"{board}/x")
+    device.push({"samples.npz": tiny_bundle / "samples.npz"}, f"{board}/x")
     device.pull(f"{board}/x/samples.npz", tmp_path / "back.npz")
-    assert (tmp_path / "back.npz").read_bytes() == (bundle / "samples.npz").read_bytes()
+    assert (tmp_path / "back.npz").read_bytes() == (tiny_bundle / "samples.npz").read_bytes()
     with pytest.raises(DeviceError, match="has no file"):
         device.pull(f"{board}/x/nothing", tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
 
 
 def test_tensors_go_there_and_come_back(
-    server: sshd.Server, bundle: Path, board: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: sshd.Server, tiny_bundle: Path, board: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given, out = tmp_path / "in.npz", tmp_path / "out.npz"
     x = np.random.default_rng(3).standard_normal(SHAPES["wide"]).astype(np.float32)
     np.savez(given, x=x)
-    command = ["run", str(bundle), "--npz", str(given), "--entry", "wide", "-o", str(out)]
+    command = ["run", str(tiny_bundle), "--npz", str(given), "--entry", "wide", "-o", str(out)]
     assert cli.invoke([*command, "--device", server.address, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["outputs"] == {"y": {"dtype": "float32", "shape": list(SHAPES["wide"])}}
-    np.testing.assert_allclose(np.load(out)["y"], edge.load(bundle).run("wide", {"x": x})["y"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(np.load(out)["y"], edge.load(tiny_bundle).run("wide", {"x": x})["y"], rtol=1e-5, atol=1e-6)
     assert list((board / "inputs").iterdir()) == [], "a user's tensors stay on the board"
     np.savez(given, x=x[:1])
     assert cli.invoke([*command, "--device", server.address]) == 2
     assert "input 'x' has shape [1, 256]" in capsys.readouterr().err
-    assert cli.invoke(["run", str(bundle), "--csv", "x.csv", "--device", server.address]) == 2
+    assert cli.invoke(["run", str(tiny_bundle), "--csv", "x.csv", "--device", server.address]) == 2
     assert "only raw tensors are run on" in capsys.readouterr().err
 
 
@@ -147,18 +124,18 @@ def test_a_refusal_on_the_board_keeps_its_class(
 
 
 def test_a_board_without_the_runtime_is_told_what_to_install(
-    server: sshd.Server, bundle: Path, board: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    server: sshd.Server, tiny_bundle: Path, board: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     import venv
 
     venv.create(tmp_path / "bare", symlinks=True)
     monkeypatch.setenv("EDGE_DEVICE_PYTHON", str(tmp_path / "bare" / "bin" / "python3"))
     with pytest.raises(DeviceError, match=r"lacks numpy, msgspec, onnxruntime .*pip install 'numpy>=2.*'onnxruntime") as caught:
-        edge.verify(bundle, device=server.address)
+        edge.verify(tiny_bundle, device=server.address)
     assert str(tmp_path / "bare" / "bin" / "python3") in str(caught.value)
     monkeypatch.setenv("EDGE_DEVICE_PYTHON", str(tmp_path / "nowhere"))
     with pytest.raises(DeviceError, match="has no python3"):
-        edge.verify(bundle, device=server.address)
+        edge.verify(tiny_bundle, device=server.address)
     assert not (board / "bundles").exists(), "nothing was pushed in vain"
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import cutting
 import pytest
 import sshd
-from tiny import make_bundle
 
 import edge
 from edge import cli, results
@@ -25,7 +24,7 @@ from edge.devices.base import LostError, find_device
 from edge.errors import DeviceError, StorageError, UsageError
 from edge.progress import Progress
 
-pytestmark = pytest.mark.skipif(bool(sshd.lacking()), reason=sshd.lacking())
+pytestmark = [pytest.mark.skipif(bool(sshd.lacking()), reason=sshd.lacking()), pytest.mark.usefixtures("board")]
 
 
 class Reaction(Progress):
@@ -44,25 +43,9 @@ class Reaction(Progress):
         self.warnings.append(sentence)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sshd.Server]:
-    with sshd.serve(tmp_path_factory.mktemp("sshd")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("bundle") / "tiny.edge").path
-
-
 @pytest.fixture(autouse=True)
-def board(server: sshd.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "board"
-    monkeypatch.setenv("EDGE_SSH", server.client)
-    monkeypatch.setenv("EDGE_DEVICE_DIR", str(folder))
-    monkeypatch.setenv("EDGE_DEVICE_PYTHON", sys.executable)
+def _short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "PAUSE", 0.5)
-    return folder
 
 
 def workers(board: Path) -> list[int]:
@@ -135,19 +118,19 @@ def test_a_damaged_part_is_not_built_upon(server: sshd.Server, board: Path, tmp_
 
 
 def test_a_line_that_is_cut_while_measuring_says_where_and_leaves_the_board_free(
-    server: sshd.Server, bundle: Path, board: Path
+    server: sshd.Server, tiny_bundle: Path, board: Path
 ) -> None:
     with cutting.relay(server.port) as cable:
         address = server.through(cable.port)
         with pytest.raises(LostError, match=rf"the connection to {address} ended during 'runs small'.*run it again") as caught:
-            edge.profile(bundle, device=address, seconds=8.0, progress=Reaction("runs small", cable.cut))
+            edge.profile(tiny_bundle, device=address, seconds=8.0, progress=Reaction("runs small", cable.cut))
     assert caught.value.partial is caught.value.measurement is None and "no timed run was finished" in str(caught.value)
     assert gone(board), "the worker goes on measuring for nobody"
-    assert edge.profile(bundle, device=server.address, runs=3, seconds=0.0, operators=False, roofline=False).entries
+    assert edge.profile(tiny_bundle, device=server.address, runs=3, seconds=0.0, operators=False, roofline=False).entries
 
 
 def test_a_line_that_is_cut_while_measuring_costs_no_run_that_was_finished(
-    server: sshd.Server, bundle: Path, board: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    server: sshd.Server, tiny_bundle: Path, board: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("EDGE_RESULTS", str(tmp_path / "results"))
@@ -161,7 +144,7 @@ def test_a_line_that_is_cut_while_measuring_costs_no_run_that_was_finished(
                 cable.cut()
 
         monkeypatch.setattr(PlainProgress, "stage", cutting_stage)
-        assert cli.invoke(["profile", str(bundle), "--device", address, "--seconds", "0.5"]) == 2
+        assert cli.invoke(["profile", str(tiny_bundle), "--device", address, "--seconds", "0.5"]) == 2
     (name,) = results.identities()
     *_, sentence = capfd.readouterr().err.splitlines()
     kept = results.load(name)
@@ -180,18 +163,18 @@ def test_a_line_that_is_cut_while_measuring_costs_no_run_that_was_finished(
 # --- processes
 
 
-def test_a_worker_that_is_killed_for_memory_is_told(server: sshd.Server, bundle: Path, board: Path) -> None:
+def test_a_worker_that_is_killed_for_memory_is_told(server: sshd.Server, tiny_bundle: Path, board: Path) -> None:
     def kill() -> None:
         for pid in workers(board):
             os.kill(pid, signal.SIGKILL)
 
     with pytest.raises(DeviceError, match=r"was killed \(SIGKILL; out of memory is the usual cause\) during 'runs small'"):
-        edge.profile(bundle, device=server.address, seconds=4.0, progress=Reaction("runs small", kill))
+        edge.profile(tiny_bundle, device=server.address, seconds=4.0, progress=Reaction("runs small", kill))
 
 
-def test_a_worker_that_hangs_ends_at_the_timeout_on_the_board_too(server: sshd.Server, bundle: Path, board: Path) -> None:
+def test_a_worker_that_hangs_ends_at_the_timeout_on_the_board_too(server: sshd.Server, tiny_bundle: Path, board: Path) -> None:
     with pytest.raises(DeviceError, match=r"was stopped during '(warm-up|runs) small', after 6 s"):
-        edge.profile(bundle, device=server.address, seconds=30.0, timeout=6.0)
+        edge.profile(tiny_bundle, device=server.address, seconds=30.0, timeout=6.0)
     assert gone(board)
 
 
@@ -207,19 +190,19 @@ with locked(device, sys.argv[2]):
 
 
 def test_two_profiles_never_share_a_board_and_a_dead_holder_holds_nothing(
-    server: sshd.Server, bundle: Path, board: Path
+    server: sshd.Server, tiny_bundle: Path, board: Path
 ) -> None:
     command = [sys.executable, "-c", HOLD, server.address, str(board)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         try:
             assert holder.stdout is not None and holder.stdout.readline() == "held\n"
             with pytest.raises(DeviceError, match=rf"is in use by .* process {holder.pid}: wait"):
-                edge.verify(bundle, device=server.address)
+                edge.verify(tiny_bundle, device=server.address)
         finally:
             holder.kill()
     for attempt in range(20):
         try:
-            assert edge.verify(bundle, device=server.address)
+            assert edge.verify(tiny_bundle, device=server.address)
             break
         except DeviceError:
             if attempt == 19:
