@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from test_report import entry
+from measurements import entry
 
 import edge
 from edge import cli

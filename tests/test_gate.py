@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_report import entry, measurement
+from measurements import entry, measurement
 from tiny import make_bundle
 
 import edge

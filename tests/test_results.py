@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from test_report import entry, measurement
+from measurements import entry, measurement
 from tiny import SHAPES, make_bundle
 
 import edge

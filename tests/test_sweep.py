@@ -16,7 +16,8 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_report import entry, measurement, parsed
+from measurements import entry, measurement
+from pages import parsed
 from tiny import make_bundle
 
 from edge import cli, results

@@ -11,7 +11,7 @@ import pytest
 import sshd
 from hypothesis import given
 from hypothesis import strategies as st
-from test_report import entry, measurement
+from measurements import entry, measurement
 from trees import LAPTOP, PHONE, PI5, THERMAL, THERMALSERVICE, plant
 
 from edge.conditions import NOT_READABLE, IdleBand
