@@ -13,7 +13,8 @@ import numpy as np
 from edge._version import __version__
 from edge.bundle import MANIFEST, Bundle, open_bundle, sha256_file
 from edge.conditions import Figure
-from edge.devices import facts
+from edge.devices import app, facts
+from edge.devices.adb import AdbDevice
 from edge.devices.base import Device, find_device
 from edge.devices.harness import with_operators
 from edge.devices.local import LocalDevice
@@ -155,6 +156,32 @@ def profile(
             error.measurement = _measurement(opened, error.partial, settings, None, cut, cut_short=True)
         raise
     return _measurement(opened, profiled, settings, roof, without)
+
+
+def profile_in_app(
+    path: Path | str, *, device: str, threads: int | None = None, runs: int = 50, timeout: float | None = None,
+    progress: Progress | None = None,
+) -> Measurement:
+    """Have the demo app on the phone ``device`` (``adb:SERIAL``) measure its own copy of the bundle at ``path``.
+
+    Raises UsageError for another kind of device, BundleError, and DeviceError where the app is not there, has another
+    bundle of that name, or writes nothing within ``timeout`` seconds.
+    """
+    if runs < 1 or (threads is not None and threads < 1):
+        raise UsageError(f"profiling needs at least 1 run and 1 thread, not {runs} and {threads}.")
+    found = find_device(device)
+    if not isinstance(found, AdbDevice):
+        raise UsageError(f"the app is on a phone, and {device} is none: give --device adb:SERIAL.")
+    opened = open_bundle(path)
+    measured = app.measure(
+        found, opened.path.resolve().name, sha256_file(opened.path / MANIFEST), threads=threads, runs=runs,
+        timeout=timeout or PATIENCE, progress=progress or Progress(),
+    )
+    return msgspec.structs.replace(
+        measured,
+        device=msgspec.structs.replace(measured.device, device=device),
+        figures=_figures(opened.manifest, measured.entries),
+    )
 
 
 def _measurement(

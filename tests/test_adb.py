@@ -13,13 +13,15 @@ from pathlib import Path
 import pytest
 import virtual
 from runners import built, exported
+from tiny import make_bundle
 
 import edge
 from edge import cli
 from edge.devices.adb import attached
 from edge.devices.base import LostError, find_device
-from edge.errors import DeviceError
+from edge.errors import DeviceError, UsageError
 from edge.progress import Progress
+from edge.report import jsonfile
 
 pytestmark = pytest.mark.slow
 
@@ -93,9 +95,42 @@ def test_a_phone_from_the_cable_to_the_figures(
     assert device.run(("test", "-e", facts.folder)).status == 1
 
 
-def test_a_phone_without_python_runs_no_onnx(phone: virtual.Phone, tmp_path: Path) -> None:
-    from tiny import make_bundle
+def test_the_app_on_a_phone_measures(
+    phone: virtual.Phone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The shim in the app's place hands out what this machine measured; everything between is real."""
+    bundle = make_bundle(tmp_path / "tiny.edge").path
+    here = edge.profile(bundle, threads=1, runs=5, seconds=0.0, operators=False, roofline=False, cool_seconds=0, energy=False)
+    command = ["profile", str(bundle), "--device", phone.address, "--app", "--runs", "7", "--threads", "2", "--no-keep"]
+    assert cli.invoke(command) == 2
+    assert "did not start the app (Error: Activity class" in capsys.readouterr().err
 
+    device = find_device(phone.address)
+    assert device.run(("touch", "/data/local/tmp/app-is-installed")).status == 0
+    assert cli.invoke(command) == 2
+    assert "did not measure: the app has no bundle 'tiny.edge'" in capsys.readouterr().err
+
+    jsonfile.save(here, tmp_path / "result")
+    device.push({"tiny.edge.json": tmp_path / "result"}, "/data/local/tmp")
+    assert cli.invoke([*command, "--json", str(tmp_path / "app.json")]) == 0
+    found = jsonfile.load(tmp_path / "app.json")
+    assert found.device.device == phone.address and found.entries == here.entries
+    assert device.run(("cat", "/data/local/tmp/asked")).output == b"tiny.edge 7 2\n"
+    # Nothing is left behind.
+    assert device.run(("ls", "-A", "/sdcard/Android/data/edge.demo/files/profiles")).output == b""
+
+    other = make_bundle(tmp_path / "other" / "tiny.edge", offset=1.0).path
+    with pytest.raises(DeviceError, match=r"has another bundle called tiny\.edge than the one here"):
+        edge.api.profile_in_app(other, device=phone.address)
+
+
+def test_the_app_is_on_a_phone(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "tiny.edge").path
+    with pytest.raises(UsageError, match=r"give --device adb:SERIAL"):
+        edge.api.profile_in_app(bundle, device="local")
+
+
+def test_a_phone_without_python_runs_no_onnx(phone: virtual.Phone, tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="has no python3"):
         edge.verify(make_bundle(tmp_path / "tiny.edge").path, device=phone.address)
 

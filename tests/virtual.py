@@ -54,10 +54,11 @@ AS_PI = 'exec unshare --user --map-user=1000 --map-group=1000 --keep-caps chroot
 #: adbd runs as root of its namespaces, in /data/local/tmp as on a phone.
 AS_PHONE = f"""
 ip link set lo up
-mkdir -p "$root/data/local/tmp" "$root/usr/local/bin"
+mkdir -p "$root/data/local/tmp" "$root/usr/local/bin" "$root/sdcard"
 mount -t tmpfs -o size=64m none "$root/data/local/tmp"
 mount -t tmpfs none "$root/usr/local/bin"
-cp "$shared/getprop" "$shared/dumpsys" "$root/usr/local/bin/"
+mount -t tmpfs none "$root/sdcard"
+cp "$shared/getprop" "$shared/dumpsys" "$shared/am" "$root/usr/local/bin/"
 export QEMU_CPU={find_board("android").cpu} ADBD_PORT=5555 SHELL=/bin/sh HOME=/data/local/tmp
 exec chroot "$root" "$@"
 """
@@ -74,6 +75,31 @@ DUMPSYS = f"""#!/bin/sh
 [ "$1" = thermalservice ] || exit 1
 cat <<'END'
 {THERMALSERVICE}END
+"""
+#: The same: Android's activity manager with the demo app behind it. It measures nothing: what a test pushed to
+#: /data/local/tmp/BUNDLE.json is put where the app puts its result, a moment later.
+AM = """#!/bin/sh
+[ "$1 $2 $3" = "start -n edge.demo/.HeadlessActivity" ] || { echo "Error: Unknown command: $*" >&2; exit 1; }
+shift 3
+while [ $# -gt 0 ]; do
+  case $2 in
+    bundle) bundle=$3;;
+    iterations) iterations=$3;;
+    result) result=$3;;
+    threads) threads=$3;;
+  esac
+  shift 3
+done
+[ -e /data/local/tmp/app-is-installed ] || { echo "Error: Activity class {edge.demo/edge.demo.HeadlessActivity} does not exist."; exit 0; }
+echo "Starting: Intent { cmp=edge.demo/.HeadlessActivity (has extras) }"
+folder=/sdcard/Android/data/edge.demo/files/profiles
+mkdir -p "$folder"
+echo "$bundle $iterations $threads" > /data/local/tmp/asked
+if [ -e "/data/local/tmp/$bundle.json" ]; then
+  (sleep 2; cp "/data/local/tmp/$bundle.json" "$folder/.$result"; mv "$folder/.$result" "$folder/$result.json") > /dev/null 2>&1 &
+else
+  echo "the app has no bundle '$bundle': it has none." > "$folder/$result.error"
+fi
 """
 
 
@@ -151,7 +177,7 @@ def phone(folder: Path) -> Iterator[Phone]:
         pytest.skip("adb or ip (iproute2) is not installed")
     root = built(arm64root.build_phone)
     (folder / "home").mkdir(parents=True)
-    for name, text in (("getprop", GETPROP), ("dumpsys", DUMPSYS)):
+    for name, text in (("getprop", GETPROP), ("dumpsys", DUMPSYS), ("am", AM)):
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     command = [*enter(root, "android", folder, AS_PHONE, "--net"), "/usr/sbin/adbd"]

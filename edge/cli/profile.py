@@ -39,6 +39,9 @@ def profile(
     count: Annotated[
         bool, typer.Option("--count", help="Count instructions of one inference, with --device qemu:TARGET; no times.")
     ] = False,
+    app: Annotated[
+        bool, typer.Option("--app", help="By the demo app on the phone, with --device adb:SERIAL (see examples/android).")
+    ] = False,
 ) -> None:
     """Measure a bundle in a fresh process: load time, latency percentiles, memory, per-operator times, roofline.
 
@@ -53,32 +56,38 @@ def profile(
       edge profile tspulse-rpi.edge --entry reconstruct --runs 200 --seconds 5
       edge profile tspulse-rpi.edge --json - | jq .entries[0].latency
       edge profile fmvit-rpi.edge --device qemu:rpi5 --count --json counts.json
+      edge profile fmvit.edge --device adb:R58M123ABC --app --runs 100
     """
     import sys
 
     from edge import api
     from edge.cli.output import show
     from edge.cli.terminal import terminal_progress
-    from edge.errors import DeviceError
+    from edge.errors import DeviceError, UsageError
     from edge.report import html as page
     from edge.report import jsonfile, table
     from edge.report import trace as chrome
 
+    if app and (count or entry):
+        raise UsageError("the app measures every entry point, and times them: leave --entry and --count out.")
     if count:
         _count(bundle, device, threads, tuple(entry or ()), json, other=(trace, html))
         return
     try:
         with terminal_progress() as progress:
-            measurement = api.profile(
-                bundle,
-                threads=threads,
-                entries=tuple(entry or ()),
-                runs=runs,
-                seconds=seconds,
-                device=device,
-                cool_seconds=cool,
-                progress=progress,
-            )
+            if app:
+                measurement = api.profile_in_app(bundle, device=device, threads=threads, runs=runs, progress=progress)
+            else:
+                measurement = api.profile(
+                    bundle,
+                    threads=threads,
+                    entries=tuple(entry or ()),
+                    runs=runs,
+                    seconds=seconds,
+                    device=device,
+                    cool_seconds=cool,
+                    progress=progress,
+                )
     except DeviceError as error:
         if error.measurement is None:
             raise
