@@ -13,6 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 from elftools.elf.elffile import ELFFile
 
 from edge.bundle import MANIFEST, open_bundle, sha256_file
@@ -45,6 +46,14 @@ def pack(bundle: Path, folder: Path) -> None:
     print(f"{name}: {', '.join(entry.name for entry in manifest.entries)}; manifest {sha256_file(bundle / MANIFEST)[:12]}")
 
 
+def write_series(path: Path) -> None:
+    """A series for the first look at TSPulse: a sensor that is stuck for a while (as in examples/anomalies.py)."""
+    time = np.arange(640)
+    series = np.sin(time / 8) + 0.05 * np.random.default_rng(0).standard_normal(len(time))
+    series[560:580] = 0.2
+    np.savetxt(path, series, header="level", comments="", fmt="%.5f")
+
+
 def abi(program: Path) -> str:
     """Android's name of the CPU that ``program`` is for; UsageError if Android cannot start it."""
     with program.open("rb") as stream:
@@ -65,6 +74,7 @@ def main() -> int:
     asked = parser.parse_args()
     for name in ("assets", "lib"):
         (asked.folder / name).mkdir(parents=True, exist_ok=True)
+    write_series(asked.folder / "assets" / "sample.csv")
     try:
         for bundle in asked.bundles:
             pack(bundle, asked.folder)

@@ -19,10 +19,11 @@ public final class Call {
         }
     }
 
-    final String entry;
+    public final String entry;
     final List<Part> parts = new ArrayList<Part>();
-    List<String> outputs;
-    int runs = 1;
+    /** Null for all. */
+    public List<String> outputs;
+    public int runs = 1;
 
     public Call(String entry) {
         this.entry = entry;

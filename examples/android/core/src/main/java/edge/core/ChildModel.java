@@ -90,7 +90,7 @@ public final class ChildModel implements Model {
             JSONObject request = new JSONObject().put("id", ++id).put("entry", call.entry);
             JSONArray parts = new JSONArray();
             for (Call.Part part : call.parts) {
-                check(specs, part);
+                Inputs.check(specs, part); // the program would take the rest of the stream for something else
                 parts.put(new JSONObject().put("name", part.name).put("offset", part.offset).put("bytes", part.bytes.length));
             }
             request.put("inputs", parts);
@@ -109,20 +109,6 @@ public final class ChildModel implements Model {
         } catch (JSONException error) {
             throw wrong(error);
         }
-    }
-
-    /** What does not fit is refused here: the program would take the rest of the stream for something else. */
-    private static void check(List<TensorSpec> specs, Call.Part part) throws EdgeException {
-        for (TensorSpec spec : specs) {
-            if (spec.name.equals(part.name)) {
-                if (part.offset < 0 || part.offset > spec.bytes() - part.bytes.length) {
-                    throw new EdgeException("the input '" + part.name + "' has " + spec.bytes() + " bytes, and " + part.bytes.length
-                            + " from " + part.offset + " on do not fit: pass a tensor of its shape.");
-                }
-                return;
-            }
-        }
-        throw new EdgeException("the model has no input '" + part.name + "': pass what its manifest lists.");
     }
 
     private Answer answer(JSONObject said) throws IOException, JSONException, EdgeException {

@@ -40,6 +40,7 @@ public final class Manifest {
     public static final class Entry {
         public final String name;
         public final String artifact;
+        public final String method;
         public final int samples;
         public final List<TensorSpec> inputs;
         public final List<TensorSpec> outputs;
@@ -48,6 +49,7 @@ public final class Manifest {
         Entry(JSONObject found) throws JSONException, EdgeException {
             name = found.getString("name");
             artifact = found.getString("artifact");
+            method = found.getString("method");
             samples = found.getInt("samples");
             inputs = specs(found.getJSONArray("inputs"));
             outputs = specs(found.getJSONArray("outputs"));
