@@ -77,12 +77,16 @@ def quantize(
 
 def _static(captured: Captured) -> Quantized:
     """PT2E with XNNPACK's quantizer: observe the calibration samples, then convert."""
+    import torch
+
     with executorch_tools():
         from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
             XNNPACKQuantizer,
             get_symmetric_quantization_config,
         )
+        from executorch.backends.xnnpack.quantizer.xnnpack_quantizer_utils import propagate_annotation
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+        from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
         class Quantizer(XNNPACKQuantizer):  # type: ignore[misc]
             # Without the patterns for training, which cost seconds and are folded away before they could match.
@@ -90,6 +94,15 @@ def _static(captured: Captured) -> Quantized:
 
             def transform_for_annotation(self, model: GraphModule) -> GraphModule:
                 # Theirs makes float tensors of all numbers that are added or multiplied: integers' sums turn float.
+                return model
+
+            def annotate(self, model: GraphModule) -> GraphModule:
+                model = self._annotate_for_quantization_config(model)
+                # Theirs annotates every concatenation, whatever the filter says.
+                for node in model.graph.nodes:
+                    if node.target is torch.ops.aten.cat.default and not self.filter_fn(node):
+                        node.meta.pop(Q_ANNOTATION_KEY, None)
+                propagate_annotation(model)
                 return model
 
         quantizer = Quantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))

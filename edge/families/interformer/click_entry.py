@@ -246,14 +246,20 @@ class Head(nn.Module):
             for module, scale in zip(head.psp_modules, config.pool_scales, strict=True)
         )
 
-        def whole(module: nn.Module) -> nn.Conv2d:
-            weight, bias = folded(module)  # type: ignore[arg-type]
-            return conv(weight, bias, padding=weight.shape[-1] // 2)
+        # Channels of one size on every map that a convolution reads, for int8, which has one scale for a whole map.
+        chain = even([head.bottleneck, *head.lateral_convs])
+        ends = [even([module]) for module in head.fpn_convs]
 
-        self.bottleneck = whole(head.bottleneck)
-        self.laterals = nn.ModuleList(whole(module) for module in head.lateral_convs)
-        self.outputs = nn.ModuleList(whole(module) for module in head.fpn_convs)
+        def whole(module: nn.Module, read: Tensor | None, written: Tensor) -> nn.Conv2d:
+            weight, bias = folded(module)  # type: ignore[arg-type]
+            weight = weight if read is None else weight * read.reshape(1, -1, 1, 1)
+            return conv(weight / written.reshape(-1, 1, 1, 1), bias / written, padding=weight.shape[-1] // 2)
+
+        self.bottleneck = whole(head.bottleneck, None, chain)
+        self.laterals = nn.ModuleList(whole(module, None, chain) for module in head.lateral_convs)
+        self.outputs = nn.ModuleList(whole(module, chain, end) for module, end in zip(head.fpn_convs, ends, strict=True))
         weight, bias = folded(head.fpn_bottleneck)
+        weight = weight * torch.cat([*ends, chain]).reshape(1, -1, 1, 1)
         parts = torch.split(weight, config.head_channels, 1)
         self.join = conv(torch.cat(parts[:2], 1), bias, padding=1)
         self.coarse = CoarseJoin(parts[2:], config.maps[2:], config.maps[0], style)
@@ -271,6 +277,19 @@ class Head(nn.Module):
         fine = self.join(torch.cat([outputs[0], resized(outputs[1], self.sizes[0])], 1))
         logits: Tensor = self.classify(F.relu(fine + self.coarse(outputs[2:])))
         return logits
+
+
+def even(modules: Sequence[nn.Module]) -> Tensor:
+    """How large each channel of what these (convolution, batch norm, ReLU) compute may become, [channels] float64.
+
+    A batch norm's result has its shift as mean and its gain as deviation: three of these above the mean, by the largest of
+    the modules, as "Data-Free Quantization" (arXiv 1906.04721) takes them. Channels that are hardly ever above 0 count as
+    the mean one does, divided by 8.
+    """
+    found = torch.stack(
+        [module.bn.bias.detach().double() + 3 * module.bn.weight.detach().double().abs() for module in modules]  # type: ignore[union-attr, operator]
+    ).amax(0)
+    return found.clamp_min(found.clamp_min(0).mean() / 8)
 
 
 def resized(x: Tensor, size: tuple[int, int]) -> Tensor:

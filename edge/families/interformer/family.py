@@ -34,6 +34,8 @@ PARTS = ("encode", "click")
 KEEP_FLOAT = ("*norm*", "*_table", "embed", "head.classify")
 #: ONNX Runtime fuses Hardswish into float convolutions only: in int8 these would take more time than in float32.
 KEEP_FLOAT_ONNX = ("stages.*.mlp", "refine.*.mlp")
+#: A score's error is one of its exponential: in int8, attention brings most of a mask's error, and a hundredth of the work.
+KEEP_FLOAT_XNNPACK = ("*.attend", "*.key_value")
 #: Pictures for samples and for calibration; fewer for encoders that take seconds a picture.
 SAMPLES, CALIBRATION = 2, 8
 LARGE_SAMPLES, LARGE_CALIBRATION = 1, 3
@@ -64,7 +66,7 @@ class InterFormerFamily(ModelFamily):
                 modules,
                 config,
                 PARTS if source.part is None else (source.part,),
-                KEEP_FLOAT + (KEEP_FLOAT_ONNX if style is Style.ONNX else ()),
+                KEEP_FLOAT + {Style.ONNX: KEEP_FLOAT_ONNX, Style.XNNPACK: KEEP_FLOAT_XNNPACK}.get(style, ()),
             ),
             checkpoint_sha256=digest,
             random_seed=source.random_seed,
