@@ -176,20 +176,23 @@ def test_keep_float_keeps_modules_in_float() -> None:
 
 
 class Branches(nn.Module):
-    """Only `join` adds what convolutions computed; the other sum and the products belong in float."""
+    """Only `joined` adds what convolutions computed, `beside` concatenates it; all else belongs in float."""
 
     def __init__(self) -> None:
         super().__init__()
         self.left = nn.Conv2d(4, 4, 1)
         self.right = nn.Conv2d(4, 4, 1)
+        self.beside = nn.Conv2d(8, 4, 1)
         self.scale = nn.Parameter(torch.ones(1, 4, 1, 1))
 
     def forward(self, x: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-        joined = self.left(x) + torch.relu(self.right(x))
-        return (joined * self.scale + 1e-3) * torch.sigmoid(joined), count + 1
+        left, right = self.left(x), torch.relu(self.right(x))
+        joined = left + right + self.beside(torch.cat([left, right], 1))
+        y = (joined * self.scale + 1e-3) * torch.sigmoid(joined)
+        return torch.cat([y, x * self.scale], 1), count + 1
 
 
-def test_static_int8_takes_sums_of_convolutions_and_leaves_numbers_alone() -> None:
+def test_static_int8_takes_what_joins_convolutions_and_leaves_numbers_alone() -> None:
     random = np.random.default_rng(0)
     sample = {"x": random.standard_normal((1, 4, 5, 5)).astype(np.float32), "count": np.arange(3)}
     entry = EntryPoint(
@@ -205,12 +208,15 @@ def test_static_int8_takes_sums_of_convolutions_and_leaves_numbers_alone() -> No
         for node in quantized.module.graph.nodes
         if node.op == "call_function" and not str(node.target).startswith("quantized")
     }
-    sums = [
-        all("dequantize" in str(source.target) for source in node.all_input_nodes)
-        for node in quantized.module.graph.nodes
-        if str(node.target) == "aten.add.Tensor"
-    ]
-    assert sums == [True, False, False]
+    def quantized_inputs(target: str) -> list[bool]:
+        return [
+            all("dequantize" in str(source.target) for source in node.all_input_nodes)
+            for node in quantized.module.graph.nodes
+            if str(node.target) == target
+        ]
+
+    assert quantized_inputs("aten.add.Tensor") == [True, True, False, False]
+    assert quantized_inputs("aten.cat.default") == [True, False]
     assert "dequantize" not in inputs["aten.mul.Tensor"][1]
     y, count = quantized.module(*(torch.from_numpy(sample[name]) for name in ("x", "count")))
     assert count.dtype == torch.int64
