@@ -14,14 +14,26 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Protocol
 
 import msgspec
 
 from edge import errors
 from edge.devices.base import LostError
 from edge.devices.lock import Beat
-from edge.devices.messages import Began, Failed, Message, ProfileRequest, Reply, Request, Sampled
+from edge.devices.messages import (
+    Began,
+    Enough,
+    Failed,
+    Go,
+    Message,
+    ProfileRequest,
+    Repeated,
+    Reply,
+    Request,
+    Sampled,
+    Waiting,
+)
 from edge.devices.partial import SAMPLED, joined
 from edge.errors import DeviceError, EdgeError
 from edge.progress import Progress
@@ -36,6 +48,13 @@ class Link:
     alive: Callable[[], bool]
 
 
+class Pace(Protocol):
+    """What decides when a paced runner runs and which of its blocks count."""
+
+    def __call__(self, waiting: Waiting, ask: Callable[[Go], Sampled | Repeated], keep: Callable[[Sampled], None]) -> None:
+        """Answer ``waiting``: ``ask`` for blocks as often as is wanted, and ``keep`` what is to be left if it ends badly."""
+
+
 def converse(
     command: Sequence[str],
     environment: Mapping[str, str],
@@ -43,8 +62,11 @@ def converse(
     timeout: float,
     progress: Progress,
     link: Link | None = None,
+    pace: Pace | None = None,
 ) -> Reply:
     """Start ``command``, a worker or (with ``link``) the way to one, hand it ``request`` and return its reply.
+
+    ``pace`` answers a runner that asks before each block of timed runs.
 
     Raises what the worker refused, in its own class and sentence; DeviceError if it died, was killed by a signal, or
     took more than ``timeout`` seconds; LostError if the way to it broke. The runs that a profile had finished by then are
@@ -66,10 +88,13 @@ def converse(
         try:
             assert process.stdin is not None
             with Beat(process.stdin) if link else contextlib.nullcontext():
-                last, final = _listen(process, request, progress, finished, keep_open=link is not None)
+                last, final = _listen(process, request, progress, finished, link, pace)
             if final is None:
                 # Not reaped yet, so that its number, which is its group's, cannot become another process'.
                 os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        except DeviceError as trouble:  # of the pace, which asks the device too
+            trouble.partial = joined(finished)
+            raise
         finally:
             timer.cancel()
             timer.join()
@@ -101,37 +126,76 @@ def converse(
         raise error
 
 
+class _EndedError(Exception):
+    """The worker ended, or gave its last message, where another was expected."""
+
+    def __init__(self, final: Message | None) -> None:
+        self.final = final
+
+
 def _listen(
-    process: subprocess.Popen[bytes], request: Request, progress: Progress, finished: list[bytes], keep_open: bool
+    process: subprocess.Popen[bytes], request: Request, progress: Progress, finished: list[bytes], link: Link | None,
+    pace: Pace | None,
 ) -> tuple[str, Failed | Reply | None]:
-    """Send the request, follow the phases, gather the lines that tell of ``finished`` runs.
+    """Send the request, follow the phases, gather the lines that tell of ``finished`` runs, let ``pace`` lead.
 
     Returns the last phase and the final message, None if the worker never sent one.
     """
     assert process.stdin is not None and process.stdout is not None
-    last = ""
-    with contextlib.suppress(BrokenPipeError):  # it died before reading: its status says how
-        process.stdin.write(msgspec.json.encode(request) + b"\n")
-        process.stdin.flush()
-        if not keep_open:
-            process.stdin.close()
+    source, sink = process.stdout, process.stdin
     decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
-    for line in process.stdout:
-        if line.startswith(SAMPLED):
-            finished.append(line)
-            continue
-        try:
-            message = decoder.decode(line)
-        except msgspec.DecodeError:
-            break  # cut off in the middle of a line
-        if isinstance(message, Began):
-            last = message.phase
-            progress.stage(last)
-        elif isinstance(message, Sampled):  # written with other spaces
-            finished.append(line)
-        else:
-            return last, message
-    return last, None
+    last = ""
+
+    def send(message: Request | Go | Enough, mark: bytes = b"") -> None:
+        with contextlib.suppress(BrokenPipeError):  # it died before reading: its status says how
+            sink.write(mark + msgspec.json.encode(message) + b"\n")
+            sink.flush()
+
+    def hear() -> Message:
+        nonlocal last
+        for line in source:
+            if pace is None and line.startswith(SAMPLED):
+                finished.append(line)
+                continue
+            try:
+                message = decoder.decode(line)
+            except msgspec.DecodeError:
+                break  # cut off in the middle of a line
+            if isinstance(message, Began):
+                last = message.phase
+                progress.stage(last)
+            elif isinstance(message, Sampled) and pace is None:  # written with other spaces
+                finished.append(line)
+            else:
+                return message
+        raise _EndedError(None)
+
+    def ask(go: Go) -> Sampled | Repeated:
+        send(go, mark)
+        answer = hear()
+        if isinstance(answer, Sampled | Repeated):
+            return answer
+        raise _EndedError(answer)
+
+    # Between signs of life, on a device, a line is told from them by its first byte (see ``remote``).
+    mark = b":" if link else b""
+    send(request)
+    if link is None and pace is None:
+        with contextlib.suppress(BrokenPipeError):
+            sink.close()
+    try:
+        while isinstance(message := hear(), Waiting):
+            if pace is None:
+                break
+            pace(message, ask, lambda sampled: finished.append(msgspec.json.encode(sampled)))
+            send(Enough(), mark)
+    except _EndedError as ended:
+        if ended.final is None:
+            return last, None
+        message = ended.final
+    if isinstance(message, Waiting | Sampled | Repeated | Began):
+        raise DeviceError(f"the measuring process answered out of turn during '{last}': use the edge that it was built by.")
+    return last, message
 
 
 def _broken(link: Link, status: int, log: IO[bytes]) -> str | None:

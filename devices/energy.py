@@ -25,6 +25,8 @@ from edge.devices.programs import Programs, local_programs
 #: How long a pass must be: the PMIC is asked ten times a second, a fuel gauge averages over about a second.
 PMIC_SECONDS = 3.0
 BATTERY_SECONDS = 10.0
+#: What is said of the meter where energy is not asked for.
+NOT_ASKED = "not asked for"
 
 
 class Meter(ABC):
@@ -44,18 +46,20 @@ class Meter(ABC):
 class Rapl(Meter):
     """Running Average Power Limit: counters in microjoules that wrap at a known value."""
 
-    least_seconds = 1.0
-
-    def __init__(self, zones: list[Path]) -> None:
+    def __init__(self, zones: list[Path], refresh: Callable[[], None] = lambda: None, least_seconds: float = 1.0) -> None:
         names = ", ".join(text(zone / "name") or zone.name for zone in zones)
         self.method = f"RAPL counters ({names})"
         self.zones = zones
+        self.least_seconds = least_seconds
+        self._refresh = refresh
         self._before: list[int | None] = []
 
     def start(self) -> None:
+        self._refresh()
         self._before = [number(zone / "energy_uj") for zone in self.zones]
 
     def stop(self) -> float | None:
+        self._refresh()
         total = 0
         for zone, before in zip(self.zones, self._before, strict=True):
             after = number(zone / "energy_uj")
@@ -107,24 +111,37 @@ class Sampled(Meter):
         self._samples.append((time.perf_counter(), watts))
 
 
-def find_meter(root: Path = Path("/"), programs: Programs = local_programs) -> Meter | str:
-    """The device's meter, or "not readable" and why."""
+def find_meter(
+    root: Path = Path("/"), programs: Programs = local_programs, refresh: Callable[[], None] = lambda: None,
+    slowest: float = 0.0,
+) -> Meter | str:
+    """The device's meter, or "not readable" and why.
+
+    Where ``root`` and ``programs`` show another device, ``refresh`` has them look at it again, before each reading;
+    ``slowest`` is the least time in seconds between two of those.
+    """
     zones = rapl_zones(root)
     readable = [zone for zone in zones if number(zone / "energy_uj") is not None]
     if readable:
-        return Rapl(readable)
+        return Rapl(readable, refresh, max(1.0, 10 * slowest))
 
     def pmic() -> float | None:
+        refresh()
         return pmic_watts(programs(("vcgencmd", "pmic_read_adc")) or "")
 
     if pmic() is not None:
         method = "Raspberry Pi 5 PMIC (vcgencmd pmic_read_adc): the sum of its rails, without USB and what 5 V feeds directly"
-        return Sampled(pmic, method, period=0.1, least_seconds=PMIC_SECONDS)
+        return Sampled(pmic, method, period=max(0.1, slowest), least_seconds=max(PMIC_SECONDS, 10 * slowest))
     battery = discharging_battery(root)
     if isinstance(battery, Path):
         found = battery
+
+        def watts() -> float | None:
+            refresh()
+            return battery_watts(found)
+
         return Sampled(
-            lambda: battery_watts(found), f"battery {battery.name} while discharging: the whole device", period=0.25,
+            watts, f"battery {battery.name} while discharging: the whole device", period=max(0.25, slowest),
             least_seconds=BATTERY_SECONDS,
         )
     if zones:

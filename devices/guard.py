@@ -56,8 +56,7 @@ class Guard:
 
     def wait(self) -> float:
         """Wait for a cool device; the seconds that it took. ``gave_up`` if the budget ended before."""
-        now = self.temperature()
-        if self.budget <= 0 or now is None:
+        if self.budget <= 0 or (now := self.temperature()) is None:
             return 0.0
         if self.band is not None and now <= self.band.high_c:
             if now < self.band.low_c - FALL and not self.busy():
@@ -79,6 +78,12 @@ class Guard:
         took = self.clock() - begun
         self.waited += took
         return took
+
+    def gave_up_sentence(self) -> str:
+        return (
+            f"the device did not cool down to its idle temperature within {self.budget:.0f} s: let it rest and profile "
+            "again, or raise --cool."
+        )
 
     def _cool(self, seen: list[tuple[float, float]]) -> bool:
         """Whether the last reading is within the band, or has settled, which makes a new band."""

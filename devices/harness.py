@@ -9,6 +9,7 @@ nothing between two reads of the clock but the call (see ``timing``).
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,7 @@ from edge.bundle import Bundle, read_manifest
 from edge.conditions import Block, Conditions, Energy, Reading
 from edge.dependencies import version
 from edge.devices import timing
-from edge.devices.energy import Meter, find_meter
+from edge.devices.energy import NOT_ASKED, Meter, find_meter
 from edge.devices.facts import BUSY, busy_share, device_facts
 from edge.devices.guard import COOLING, Guard, remember_band, remembered_band
 from edge.devices.messages import Profiled, ProfileRequest, Sampled
@@ -138,7 +139,7 @@ class _Watch:
             self.sensors.temperature, request.cool_seconds, known, busy=lambda: busy_share(root) > BUSY,
             waiting=lambda: began(COOLING),
         )
-        self.meter = find_meter(root, programs) if request.energy else "not asked for"
+        self.meter = find_meter(root, programs) if request.energy else NOT_ASKED
         self.idle_watts: float | None = None
         self.look(whole=True)
 
@@ -175,10 +176,7 @@ class _Watch:
         self.look(whole=True)
         guard = self.guard
         if guard.gave_up:
-            self.warnings.append(
-                f"the device did not cool down to its idle temperature within {guard.budget:.0f} s: let it rest and "
-                "profile again, or raise --cool."
-            )
+            self.warnings.append(guard.gave_up_sentence())
         if guard.band is not None and self.sensors.root == Path("/"):
             remember_band(guard.band)
         energy = self.meter if isinstance(self.meter, str) else self.meter.method
@@ -198,8 +196,7 @@ def _measure(
 ) -> EntryMeasurement:
     """Bind, first run, warm-up and timed runs of one entry; what went short is among the watch's warnings."""
 
-    def measurement(rows: Sequence[timing.Row], blocks: Sequence[Block]) -> EntryMeasurement:
-        runs = tuple(Run(watch.us(start), round((end - start) / 1e3, 3)) for start, end in rows)
+    def measurement(runs: Sequence[Run], blocks: Sequence[Block]) -> EntryMeasurement:
         return EntryMeasurement(
             entry=name,
             inputs={spec.name: value.shape for spec, value in zip(record.inputs, inputs, strict=True)},
@@ -207,7 +204,7 @@ def _measure(
             first_us=first,
             warmup_runs=warmup,
             latency=Latency.of([run.duration_us for run in runs]),
-            runs=runs,
+            runs=tuple(runs),
             operators=(),
             cost=record.cost,
             errors=_verified(record),
@@ -226,19 +223,15 @@ def _measure(
     bind, first = (phase.duration_us for phase in watch.phases[-3:-1])
     with watch.phase("runs", name):
         found = timing.in_blocks(
-            call, request.runs, request.seconds, watch.sensors, watch.guard, watch.look, watch.us,
-            lambda rows, blocks: tell(measurement(rows, blocks)),
+            timing.Here(call, watch.us, lambda: watch.look(False)), request.runs, request.seconds,
+            watch.sensors.throttling, watch.guard, lambda: watch.look(True),
+            lambda runs, blocks: tell(measurement(runs, blocks)),
         )
         watch.calls = sum(block.runs for block in found.blocks)
     watch.repeated += found.repeated
-    if not found.whole:
-        took = sum(block.duration_us for block in found.blocks if block.kept) / 1e6
-        watch.warnings.append(f"{name} was stopped after {len(found.rows)} runs and {took:.1f} s, short of what was asked for.")
-    if found.stayed_hot:
-        watch.stayed_hot = True
-        why = ", ".join(dict.fromkeys(reason for block in found.blocks if block.kept for reason in block.spoiled))
-        watch.warnings.append(f"{name} was measured while the device held its clock back ({why}): its times are too long.")
-    return measurement(found.rows, found.blocks)
+    watch.stayed_hot |= found.stayed_hot
+    watch.warnings += timing.short(name, found)
+    return measurement(found.runs, found.blocks)
 
 
 def _with_energy(
@@ -258,10 +251,11 @@ def _with_energy(
     for record, entry in zip(records, entries, strict=True):
         call = session.bind(record, inputs[record.name])
         with watch.phase("energy", record.name):
-            energy: Energy | None = timing.metered(call, meter, watch.idle_watts, entry.latency.p50_us)
+            repeat = functools.partial(timing.repeated, call, entry.latency.p50_us)
+            energy: Energy | None = timing.metered(repeat, meter, watch.idle_watts)
             watch.calls = energy.runs if energy else 0
         if energy is None:
-            watch.warnings.append(f"the energy meter failed while {record.name} ran: profile again.")
+            watch.warnings.append(timing.unmetered(record.name))
         found.append(msgspec.structs.replace(entry, energy=energy))
     return found
 

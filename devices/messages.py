@@ -30,6 +30,7 @@ class ProfileRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     operators: bool
     cool_seconds: float = 120.0
     energy: bool = True
+    paced: bool = False  # the native runner alone: it asks before each block (see ``Waiting``)
 
 
 class RoofRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="roof"):
@@ -75,6 +76,37 @@ class Sampled(msgspec.Struct, frozen=True, kw_only=True, tag="sampled"):
     memory: Memory
     entry: EntryMeasurement
     conditions: Conditions = Conditions()
+    whole: bool = True  # where it answers ``Go``: the block is as long as that asked for
+
+
+class Waiting(msgspec.Struct, frozen=True, kw_only=True, tag="waiting"):
+    """The native runner, if it is ``paced``, is ready for more runs of ``entry`` and waits for ``Go`` or ``Enough``.
+
+    ``phase`` is "runs" (a block is answered by ``Sampled``) or "energy" (by ``Repeated``); ``at_us`` is now.
+    """
+
+    phase: str
+    entry: str
+    at_us: float
+
+
+class Go(msgspec.Struct, frozen=True, kw_only=True, tag="go"):
+    """To the runner: at least ``runs`` runs and ``seconds`` seconds, after ``ramp`` seconds of runs that do not count."""
+
+    runs: int
+    seconds: float
+    ramp: float
+
+
+class Enough(msgspec.Struct, frozen=True, kw_only=True, tag="enough"):
+    """To the runner: no more of these."""
+
+
+class Repeated(msgspec.Struct, frozen=True, kw_only=True, tag="repeated"):
+    """So many runs in so many seconds, none timed by itself."""
+
+    runs: int
+    seconds: float
 
 
 class RoofFound(msgspec.Struct, frozen=True, kw_only=True, tag="roof-found"):
@@ -83,4 +115,4 @@ class RoofFound(msgspec.Struct, frozen=True, kw_only=True, tag="roof-found"):
 
 Request = ProfileRequest | RoofRequest | VerifyRequest | RunRequest
 Reply = Profiled | RoofFound | Verified | Ran
-Message = Began | Failed | Sampled | Profiled | RoofFound | Verified | Ran
+Message = Began | Failed | Sampled | Waiting | Repeated | Profiled | RoofFound | Verified | Ran

@@ -15,7 +15,7 @@ import msgspec
 from edge.bundle import read_manifest, sha256_file
 from edge.devices import elf
 from edge.devices.base import Device
-from edge.devices.conversation import Link, converse
+from edge.devices.conversation import Link, Pace, converse
 from edge.devices.local import worker_environment
 from edge.devices.lock import SILENCE, locked
 from edge.devices.messages import ProfileRequest, Reply, Request, RoofRequest
@@ -25,21 +25,19 @@ from edge.devices.watching import watched
 from edge.errors import DeviceError, UnsupportedError
 from edge.progress import Progress
 
-# $1: SILENCE; the rest is the worker. The request is one line; after it only signs of life come. When they end, the
-# worker ends: a board must not go on measuring for somebody who left. Its status is the script's.
+# $1: SILENCE; the rest is the worker. The request is a line; after it come signs of life ("."), and lines for the worker
+# with a ":" in front. When they end, everything here ends: a board must not go on measuring for somebody who left. The
+# first line through the pipe is whom to end when the worker is done. The worker's status is the script's.
 _GUARD = """
 silence=$1
 shift
 exec 3<&0
 IFS= read -r request <&3 || exit 1
-printf '%s' "$request" | "$@" 3<&- &
-worker=$!
-( while [ "$(timeout "$silence" dd bs=1 count=1 2>/dev/null <&3)" = . ]; do :; done; kill -9 $worker ) >/dev/null 2>&1 &
-watch=$!
-wait $worker
-status=$?
-kill $watch 2>/dev/null
-exit $status
+life() { timeout "$silence" dd bs=1 count=1 2>/dev/null <&3; }
+pass() { IFS= read -r line <&3; printf '%s\\n' "$line"; }
+feed() { sh -c 'echo $PPID'; printf '%s\\n' "$request"; while c=$(life); do case $c in .) ;; :) pass ;; *) break ;; esac; done; kill -9 0; }
+work() { exec 4<&0 3<&-; IFS= read -r feeder; "$@" <&4 4<&- & worker=$!; wait $worker; status=$?; kill $feeder; exit $status; }
+feed 2>/dev/null | work "$@"
 """
 
 
@@ -70,18 +68,21 @@ def answer(device: Device, request: Request, timeout: float, progress: Progress)
         if isinstance(there, RunRequest):
             return _run(device, facts.folder, route, there, timeout, progress)
         if route.name == "native" and isinstance(there, ProfileRequest):
-            return watched(device, there, lambda: _ask(device, route, there, timeout, progress), progress)
+            paced = msgspec.structs.replace(there, paced=True)
+            return watched(device, there, lambda pace: _ask(device, route, paced, timeout, progress, pace), progress)
         return _ask(device, route, there, timeout, progress)
 
 
-def _ask(device: Device, route: Route, request: Request, timeout: float, progress: Progress) -> Reply:
+def _ask(
+    device: Device, route: Route, request: Request, timeout: float, progress: Progress, pace: Pace | None = None
+) -> Reply:
     """Start the worker on the device, everything being there, and talk to it."""
     environment = {**route.environment, **worker_environment(request)}
     pairs = [f"{name}={value}" for name, value in environment.items()]
     script = "; ".join(line.strip() for line in _GUARD.strip().splitlines()).replace("&; ", "& ")
     command = device.command(("sh", "-c", script, "edge", str(SILENCE), "env", *pairs, *route.argv))
     link = Link(address=device.address, lost=device.lost, alive=device.alive)
-    return converse(command, os.environ, request, timeout, progress, link)
+    return converse(command, os.environ, request, timeout, progress, link, pace)
 
 
 def _run(device: Device, base: str, route: Route, request: RunRequest, timeout: float, progress: Progress) -> Reply:

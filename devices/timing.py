@@ -11,11 +11,13 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from edge.conditions import Block, Energy
 from edge.devices.energy import Meter
 from edge.devices.guard import Guard
-from edge.devices.sensors import Sensors, Throttling
+from edge.devices.sensors import Throttling
+from edge.measurement import Run
 
 #: Enough calls for lazy initialisation, and for a quarter of the timed seconds, so that clocks and caches settle.
 WARMUP_CALLS = 5
@@ -84,11 +86,40 @@ def timed(
         gc.enable()
 
 
+class Timed(Protocol):
+    """What runs one entry point: this process, or the native runner on a device."""
+
+    def ramp(self, waited: bool) -> None:
+        """Untimed runs before a block that is not the first, or before which the device was waited for."""
+
+    def timed(self, runs: int, seconds: float) -> tuple[list[Run], bool]:
+        """A block, and whether it is as much as was asked for (see ``timed``)."""
+
+
+@dataclass
+class Here:
+    """``call`` in this process. ``us`` puts a moment of the clock on the measurement's time line; ``between``: see ``timed``."""
+
+    call: Callable[[], object]
+    us: Callable[[int], float]
+    between: Callable[[], None]
+
+    def ramp(self, waited: bool) -> None:
+        if waited:
+            warm_up(self.call, RAMP)
+        else:
+            _settle(self.call)
+
+    def timed(self, runs: int, seconds: float) -> tuple[list[Run], bool]:
+        rows, whole = timed(self.call, runs, seconds, self.between)
+        return [Run(self.us(start), round((end - start) / 1e3, 3)) for start, end in rows], whole
+
+
 @dataclass
 class Blocks:
-    """The timed runs of one entry point: rows that count, whether they are as many as asked for, and how it went."""
+    """The timed runs of one entry point: those that count, whether they are as many as asked for, and how it went."""
 
-    rows: list[Row]
+    runs: list[Run]
     whole: bool
     blocks: list[Block]
     repeated: int = 0
@@ -96,80 +127,111 @@ class Blocks:
 
 
 def in_blocks(
-    call: Callable[[], object],
+    model: Timed,
     runs: int,
     seconds: float,
-    sensors: Sensors,
+    throttling: Callable[[], Throttling | None],
     guard: Guard,
-    look: Callable[[bool], None],
-    us: Callable[[int], float],
-    done: Callable[[Sequence[Row], Sequence[Block]], None],
+    look: Callable[[], None],
+    done: Callable[[Sequence[Run], Sequence[Block]], None],
 ) -> Blocks:
     """``timed`` in blocks that begin on a cool device; a block that throttling spoiled is run again.
 
-    ``look`` takes a reading (True: of everything); ``us`` puts a moment of the clock on the measurement's time line;
-    ``done`` hears, after each block that counts, its rows and the blocks since the one before.
+    ``look`` takes a reading of everything; ``done`` hears, after each block that counts, its runs and the blocks since
+    the one before.
     """
-    watched = guard.budget > 0 and (guard.active or sensors.throttling() is not None)
+    watched = guard.budget > 0 and (guard.active or throttling() is not None)
     count = max(math.ceil(seconds / BLOCK), 1)
     found = Blocks([], True, [])
     told = 0
     begun = time.perf_counter()
     while sum(block.kept for block in found.blocks) < count:
         waited = guard.wait()
-        if waited:
-            warm_up(call, RAMP)
-        elif found.rows:
-            _settle(call)
-        before = sensors.throttling()
-        look(True)
-        rows, whole = timed(call, math.ceil(runs / count), seconds / count, lambda: look(False))
-        after = sensors.throttling()
-        look(True)
+        if waited or found.runs:
+            model.ramp(waited > 0)
+        before = throttling()
+        look()
+        block, whole = model.timed(math.ceil(runs / count), seconds / count)
+        after = throttling()
+        look()
         spoiled = _spoiled(before, after)
         in_time = time.perf_counter() - begun < max(MOST_SECONDS, 2 * seconds) + guard.waited
         again = bool(spoiled) and watched and found.repeated < REPEATS and in_time
+        start, last = block[0].start_us, block[-1]
         found.blocks.append(Block(
-            start_us=us(rows[0][0]), duration_us=round((rows[-1][1] - rows[0][0]) / 1e3, 3), runs=len(rows),
+            start_us=start, duration_us=round(last.start_us + last.duration_us - start, 3), runs=len(block),
             waited_s=round(waited, 3), spoiled=spoiled, kept=not again,
         ))
         if again:
             found.repeated += 1
             continue
-        found.rows += rows
+        found.runs += block
         found.whole &= whole
         found.stayed_hot |= bool(spoiled)
-        done(rows, found.blocks[told:])
+        done(block, found.blocks[told:])
         told = len(found.blocks)
         took = sum(block.duration_us for block in found.blocks if block.kept) / 1e6
         if not whole:
             break
-        if len(found.rows) >= max(MOST_RUNS, runs) or took >= max(MOST_SECONDS, 2 * seconds):
+        if len(found.runs) >= max(MOST_RUNS, runs) or took >= max(MOST_SECONDS, 2 * seconds):
             found.whole = sum(block.kept for block in found.blocks) == count
             break
     return found
 
 
-def metered(call: Callable[[], object], meter: Meter, idle_watts: float | None, typical_us: float) -> Energy | None:
-    """A pass of ``meter.least_seconds`` and ``LEAST_RUNS`` runs at least; None if the meter failed."""
-    runs = 0
+def short(entry: str, found: Blocks) -> list[str]:
+    """What went short or hot in the runs of ``entry``, a sentence each."""
+    sentences = []
+    if not found.whole:
+        took = sum(block.duration_us for block in found.blocks if block.kept) / 1e6
+        sentences.append(f"{entry} was stopped after {len(found.runs)} runs and {took:.1f} s, short of what was asked for.")
+    if found.stayed_hot:
+        why = ", ".join(dict.fromkeys(reason for block in found.blocks if block.kept for reason in block.spoiled))
+        sentences.append(f"{entry} was measured while the device held its clock back ({why}): its times are too long.")
+    return sentences
+
+
+def metered(repeat: Callable[[float], tuple[int, float]], meter: Meter, idle_watts: float | None) -> Energy | None:
+    """A pass of ``meter.least_seconds`` at least; None if the meter failed.
+
+    ``repeat`` runs the model for so many seconds, and says how often it did and the seconds that this took: where it
+    does so on a device, the way there is metered too, at ``idle_watts``.
+    """
     meter.start()
     begun = time.perf_counter()
-    # The clock is read once in a while, so that short runs are not half made of reading it.
-    stride = max(int(1e4 / max(typical_us, 0.1)), 1)
-    while runs < LEAST_RUNS or time.perf_counter() - begun < meter.least_seconds:
-        for _ in range(stride):
-            call()
-        runs += stride
-    seconds = time.perf_counter() - begun
+    runs, seconds = repeat(meter.least_seconds)
+    way = max(time.perf_counter() - begun - seconds, 0.0)
     joules = meter.stop()
     if joules is None:
         return None
-    net = None if idle_watts is None else max(joules - idle_watts * seconds, 0.0) / runs
+    if idle_watts is None:
+        joules *= seconds / (seconds + way)
+        net = None
+    else:
+        joules -= idle_watts * way
+        net = max(joules - idle_watts * seconds, 0.0) / runs
     return Energy(
         method=meter.method, joules=joules / runs, net_joules=net, watts=joules / seconds, idle_watts=idle_watts,
         runs=runs, seconds=round(seconds, 3),
     )
+
+
+def repeated(call: Callable[[], object], typical_us: float, seconds: float) -> tuple[int, float]:
+    """Call it for so many seconds and ``LEAST_RUNS`` times at least: how often, and the seconds that it took."""
+    runs = 0
+    begun = time.perf_counter()
+    # The clock is read once in a while, so that short runs are not half made of reading it.
+    stride = max(int(1e4 / max(typical_us, 0.1)), 1)
+    while runs < LEAST_RUNS or time.perf_counter() - begun < seconds:
+        for _ in range(stride):
+            call()
+        runs += stride
+    return runs, time.perf_counter() - begun
+
+
+def unmetered(entry: str) -> str:
+    """What is said where ``metered`` found nothing."""
+    return f"the energy meter failed while {entry} ran: profile again."
 
 
 def idle_watts(meter: Meter) -> float | None:

@@ -1,6 +1,6 @@
 """`python -m edge.devices.worker`: the process that measures, on this machine or on a device.
 
-In: one request as JSON on standard input. Out: messages on standard output, a JSON object a line: ``Began`` for each
+In: one request as a line of JSON on standard input. Out: messages on standard output, a JSON object a line: ``Began`` for each
 phase, ``Sampled`` for each finished block of timed runs, at last the reply or ``Failed`` with one sentence; exit status
 0 or 2. Whatever a runtime prints goes to standard error, so that it cannot garble the answer.
 """
@@ -30,7 +30,7 @@ def main() -> int:
         channel.flush()
 
     try:
-        request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
+        request = msgspec.json.decode(sys.stdin.buffer.readline(), type=Request)
         send(_answer(request, send))
     except EdgeError as error:
         send(Failed(kind=type(error).__name__, sentence=str(error)))

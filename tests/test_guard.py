@@ -19,6 +19,7 @@ from edge.devices import guard, harness, timing
 from edge.devices.guard import MARGIN, SETTLE, Guard
 from edge.devices.messages import ProfileRequest
 from edge.devices.sensors import Sensors
+from edge.measurement import Run
 
 
 @dataclass
@@ -113,12 +114,12 @@ def run_blocks(root: Path, answers: dict[str, str], call, seconds: float = 0.0):
     sensors = Sensors(root, answering(answers))
     watch = Guard(sensors.temperature, 5.0, IdleBand(low_c=50.0, high_c=55.0))
     readings: list[Reading] = []
-    told: list[tuple[list[timing.Row], list[Block]]] = []
+    told: list[tuple[list[Run], list[Block]]] = []
     found = timing.in_blocks(
-        call, 6, seconds, sensors, watch, lambda whole: readings.append(sensors.read(0.0)), lambda ns: ns / 1e3,
-        lambda rows, blocks: told.append((list(rows), list(blocks))),
+        timing.Here(call, lambda ns: ns / 1e3, lambda: None), 6, seconds, sensors.throttling, watch,
+        lambda: readings.append(sensors.read(0.0)), lambda runs, blocks: told.append((list(runs), list(blocks))),
     )
-    assert [row for rows, _ in told for row in rows] == found.rows
+    assert [run for runs, _ in told for run in runs] == found.runs
     assert [block for _, blocks in told for block in blocks] == found.blocks
     return found, readings
 
@@ -134,7 +135,7 @@ def test_a_spoiled_block_is_run_again_and_its_runs_left_out(tmp_path: Path) -> N
     found, readings = run_blocks(root, answers, call)
     assert [block.kept for block in found.blocks] == [False, True]
     assert found.blocks[0].spoiled == ("throttled",) and found.blocks[1].spoiled == ()
-    assert len(calls) == 12 and len(found.rows) == 6
+    assert len(calls) == 12 and len(found.runs) == 6
     assert (found.repeated, found.stayed_hot) == (1, False)
     assert len(readings) == 4  # before and after each
 
@@ -144,14 +145,14 @@ def test_a_board_that_stays_hot_is_marked(tmp_path: Path) -> None:
     found, _ = run_blocks(plant(tmp_path, PI5), answers, lambda: None)
     assert [block.kept for block in found.blocks] == [False] * timing.REPEATS + [True]
     assert found.blocks[-1].spoiled == ("soft temperature limit",)
-    assert found.stayed_hot and len(found.rows) == 6
+    assert found.stayed_hot and len(found.runs) == 6
 
 
 def test_long_measurements_are_cut_into_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "BLOCK", 0.02)
     found, _ = run_blocks(plant(tmp_path, PI5), dict(PI5_PROGRAMS), lambda: time.sleep(0.001), seconds=0.1)
     assert len(found.blocks) == 5 and all(block.kept for block in found.blocks)
-    assert sum(block.runs for block in found.blocks) == len(found.rows) >= 10
+    assert sum(block.runs for block in found.blocks) == len(found.runs) >= 10
     assert sum(block.duration_us for block in found.blocks) >= 0.09e6
     found, _ = run_blocks(tmp_path / "bare", {}, lambda: time.sleep(0.001), seconds=0.1)
     assert len(found.blocks) == 5, "what is finished is told of where nothing is known of the temperature too"
@@ -161,7 +162,7 @@ def test_a_slow_model_has_one_limit_for_all_its_blocks(tmp_path: Path, monkeypat
     monkeypatch.setattr(timing, "BLOCK", 0.02)
     monkeypatch.setattr(timing, "MOST_SECONDS", 0.05)
     found, _ = run_blocks(tmp_path / "bare", {}, lambda: time.sleep(0.03), seconds=0.04)
-    assert len(found.rows) == 3 and len(found.blocks) == 1 and not found.whole
+    assert len(found.runs) == 3 and len(found.blocks) == 1 and not found.whole
 
 
 # --- all of it, in a profile of a real runtime on a board whose files cool down meanwhile

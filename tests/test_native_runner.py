@@ -11,11 +11,13 @@ import signal
 import subprocess
 import threading
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+import sshd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runners import built, talk
@@ -23,9 +25,20 @@ from runners import built, talk
 import edge
 from edge import cli
 from edge.bundle import open_bundle, sha256_file
+from edge.devices import timing
 from edge.devices.conversation import converse
 from edge.devices.harness import with_operators
-from edge.devices.messages import Began, Failed, Message, Profiled, ProfileRequest
+from edge.devices.messages import (
+    Began,
+    Failed,
+    Go,
+    Message,
+    Profiled,
+    ProfileRequest,
+    Repeated,
+    Sampled,
+    Waiting,
+)
 from edge.devices.partial import SAMPLED, joined
 from edge.devices.verifying import Verified, VerifyRequest, check_samples
 from edge.errors import DeviceError
@@ -159,6 +172,65 @@ def test_what_the_runner_tells_of_is_what_it_answers(runner: Path, bundle: Path)
     assert [entry.runs for entry in whole.entries] == [entry.runs for entry in profiled.entries]
     assert whole.entries[0].latency.p50_us == pytest.approx(profiled.entries[0].latency.p50_us)
     assert len(profiled.entries[0].runs) == 400_000
+
+
+def test_a_paced_runner_runs_the_blocks_that_it_is_told_to(runner: Path, bundle: Path) -> None:
+    request = msgspec.json.decode(profile_request(bundle, paced=True, operators=False), type=ProfileRequest)
+    heard: list[Sampled | Repeated] = []
+    waited: list[Waiting] = []
+
+    def pace(waiting: Waiting, ask: Callable[[Go], Sampled | Repeated], keep: Callable[[Sampled], None]) -> None:
+        waited.append(waiting)
+        if waiting.phase == "energy":
+            heard.append(ask(Go(runs=3, seconds=0.05, ramp=0.0)))
+            return
+        for runs, seconds in ((9, 0.0), (1, 0.1)):
+            heard.append(ask(Go(runs=runs, seconds=seconds, ramp=0.02)))
+
+    profiled = converse([str(runner)], os.environ, request, 60.0, Progress(), pace=pace)
+    assert isinstance(profiled, Profiled)
+    assert [(one.phase, one.entry) for one in waited] == [("runs", "classify"), ("energy", "classify")]
+    first, second, repeated = heard
+    assert isinstance(first, Sampled) and isinstance(second, Sampled) and isinstance(repeated, Repeated)
+    assert len(first.entry.runs) == 9 and first.whole and second.whole
+    start, end = second.entry.runs[0], second.entry.runs[-1]
+    assert 0.99e5 < end.start_us + end.duration_us - start.start_us < 2e6
+    assert first.entry.runs[0].start_us >= waited[0].at_us + 0.02e6, "the ramp counts"
+    assert start.start_us >= first.entry.runs[-1].start_us + 0.02e6
+    assert profiled.entries[0].runs == second.entry.runs
+    calls = {phase.name: phase.calls for phase in profiled.phases}
+    assert calls["runs"] == 9 + len(second.entry.runs) and calls["energy"] == repeated.runs >= 3
+    assert repeated.seconds >= 0.05
+
+
+def test_a_paced_runner_that_is_told_wrongly_says_so(runner: Path, bundle: Path) -> None:
+    request = profile_request(bundle, paced=True, operators=False)
+    for line, sentence in (
+        (b'{"type":"enough"}', "told to stop before it ran 'classify'"),
+        (b'{"type":"go","runs":0,"seconds":0,"ramp":0}', "a block is out of range"),
+        (b'{"type":"stop"}', "it does not know 'stop'"),
+        (b"", "sent a request that it cannot read"),
+    ):
+        status, messages = talk([runner], request + b"\n" + line)
+        assert status == 2 and isinstance(messages[-1], Failed) and sentence in messages[-1].sentence
+        assert isinstance(messages[-2], Waiting)
+
+
+@pytest.mark.skipif(bool(sshd.lacking()), reason=sshd.lacking())
+@pytest.mark.usefixtures("board")
+def test_a_board_by_ssh_without_python_is_measured_block_by_block(
+    runner: Path, bundle: Path, server: sshd.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_DEVICE_PYTHON", "/nonexistent/python3")
+    monkeypatch.setenv("EDGE_CACHE", str(runner.parents[2]))
+    monkeypatch.setattr(timing, "BLOCK", 0.1)
+    measured = edge.profile(bundle, device=server.address, threads=1, runs=10, seconds=0.3, operators=False, cool_seconds=0)
+    (entry,) = measured.entries
+    assert len(entry.blocks) == 3 and all(block.kept and block.runs >= 4 for block in entry.blocks)
+    assert len(entry.runs) == sum(block.runs for block in entry.blocks)
+    assert [block.start_us for block in entry.blocks] == sorted(block.start_us for block in entry.blocks)
+    assert len(measured.conditions.readings) == 6 and measured.device.python == "none: edge-runner"
+    assert any("measured in Python" in warning for warning in measured.warnings)
 
 
 def kill_children(program: Path) -> None:

@@ -1,6 +1,6 @@
 // edge-runner: measures or verifies a bundle on a device that has no Python.
 //
-// In: one request as a line of JSON on standard input. Out: messages on standard output, a JSON object a line: `began`
+// In: one request as a line of JSON on standard input, and if it is paced a line whenever the runner waits for one. Out: messages on standard output, a JSON object a line: `began`
 // for each phase, `sampled` for what the timed runs gave so far, at last the answer or `failed` with one sentence; exit
 // status 0 or 2. Whatever a runtime prints goes to standard error, so that it cannot garble the answer. The same as
 // `python -m edge.devices.worker`.
@@ -30,21 +30,21 @@ int fail(FILE* channel, const char* kind, const std::string& sentence) {
   return 2;
 }
 
-std::string answer(const Request& request, const Began& began, const Said& said) {
-  switch (request.kind) {
-    case Request::Kind::profile: return profile(request, began, said);
-    case Request::Kind::verify: return verify(request, began);
-    case Request::Kind::count: return count(request, began);
-  }
-  return "";
-}
-
-// What comes before the first line end: more may follow, as a sign that the host still listens.
-std::string first_line() {
+// What comes before the first line end; nothing more is read.
+std::string next_line() {
   std::string line;
   char next;
   while (read(0, &next, 1) == 1 && next != '\n') line += next;
   return line;
+}
+
+std::string answer(const Request& request, const Began& began, const Said& said) {
+  switch (request.kind) {
+    case Request::Kind::profile: return profile(request, began, said, next_line);
+    case Request::Kind::verify: return verify(request, began);
+    case Request::Kind::count: return count(request, began);
+  }
+  return "";
 }
 
 int run() {
@@ -57,7 +57,7 @@ int run() {
       out.begin_object().name("type").value("began").name("phase").value(phase).end_object();
       said(out.text());
     };
-    send(channel, answer(parse_request(first_line()), began, said));
+    send(channel, answer(parse_request(next_line()), began, said));
     return 0;
   } catch (const Refusal& refusal) {
     return fail(channel, refusal.kind, refusal.what());

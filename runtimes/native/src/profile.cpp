@@ -2,7 +2,8 @@
 //
 // Facts of the machine, load, then for each entry point bind, first run, warm-up and timed runs; the profiler's passes
 // come last, since a runtime's own profiler slows it down and takes memory. Nothing but the call is between two readings
-// of the clock of a timed run.
+// of the clock of a timed run. Where the request is paced, the host says when a block of timed runs begins, and how often:
+// it reads the sensors meanwhile, and the energy meter around a pass of its own.
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -14,6 +15,7 @@
 #include "clock.h"
 #include "facts.h"
 #include "memory.h"
+#include "refusal.h"
 #include "session.h"
 
 namespace edge {
@@ -94,8 +96,15 @@ int64_t warm_up(Call& call, double seconds) {
 
 using Rows = std::vector<Timed>;
 
+void ramp_up(Call& call, double seconds) {
+  const uint64_t begun = now();
+  do {
+    call.run();
+  } while (seconds_since(begun) < seconds);
+}
+
 // The runs, and whether a limit stopped them before there were enough. `told` hears of them every kBlock seconds and at
-// the end; the time that it takes does not count.
+// the end, if it is there; the time that it takes does not count.
 std::pair<Rows, bool> timed(Call& call, int64_t runs, double seconds, const std::function<void(const Rows&)>& told) {
   Rows rows;
   rows.reserve(static_cast<size_t>(std::max(runs, kMostRuns)));
@@ -110,18 +119,37 @@ std::pair<Rows, bool> timed(Call& call, int64_t runs, double seconds, const std:
     const bool whole = took >= seconds && done >= runs;
     const bool stopped = done >= std::max(kMostRuns, runs) || (took >= std::max(kMostSeconds, 2 * seconds) && done >= kLeastRuns);
     if (whole || stopped) {
-      told(rows);
+      if (told) told(rows);
       return {rows, !whole};
     }
-    if (end - block < static_cast<uint64_t>(kBlock * 1e9)) continue;
+    if (!told || end - block < static_cast<uint64_t>(kBlock * 1e9)) continue;
     told(rows);
-    const uint64_t ramp = now();
-    do {
-      call.run();
-    } while (seconds_since(ramp) < kRamp);
+    ramp_up(call, kRamp);
     block = now();
     begun += block - end;
   }
+}
+
+// At least so many runs and seconds, none timed by itself: how many there were, and the seconds that they took.
+std::pair<int64_t, double> repeat(Call& call, int64_t runs, double seconds) {
+  const uint64_t begun = now();
+  int64_t done = 0;
+  double took = 0.0;
+  do {
+    call.run();
+    ++done;
+    took = seconds_since(begun);
+  } while (done < runs || took < seconds);
+  return {done, took};
+}
+
+// Tells the host that `phase` can begin, and does `work` for each answer until there is enough.
+void paced(const char* phase, const std::string& entry, const Phases& phases, const Said& said, const Heard& heard,
+           const std::function<void(const Go&)>& work) {
+  Writer out;
+  out.begin_object().name("type").value("waiting").name("phase").value(phase).name("entry").value(entry);
+  said(out.name("at_us").value(us(now() - phases.origin())).end_object().text());
+  for (Go go = parse_go(heard()); go.more; go = parse_go(heard())) work(go);
 }
 
 // numpy's default percentile: linear between the two nearest of the sorted values.
@@ -156,10 +184,14 @@ void write_inputs(Writer& out, const Entry& entry, const std::vector<Tensor>& in
   out.end_object();
 }
 
-// Measures one entry and writes its EntryMeasurement; its median in microseconds. `sampled` hears an EntryMeasurement
-// with only the runs since it last heard one.
+// Hears an EntryMeasurement with only the runs since it last heard one, and whether a limit cut those short.
+using Sampled = std::function<void(const std::string&, bool)>;
+
+// Measures one entry and writes its EntryMeasurement; its median in microseconds. Of a paced one only the last block is
+// written: the host has heard of all, and knows which count.
 double measure(Session& session, const Entry& entry, const std::vector<Tensor>& inputs, const Request& request,
-               Phases& phases, Writer& out, std::vector<std::string>& warnings, const Said& sampled) {
+               Phases& phases, Writer& out, std::vector<std::string>& warnings, const Sampled& sampled,
+               const Said& said, const Heard& heard) {
   std::unique_ptr<Call> call;
   int64_t warmed = 0;
   size_t told = 0;
@@ -181,16 +213,29 @@ double measure(Session& session, const Entry& entry, const std::vector<Tensor>& 
     return median;
   };
   phases.run("runs", entry.name, [&] {
-    found = timed(*call, request.runs, request.seconds, [&](const Rows& rows) {
+    int64_t calls = 0;
+    if (!request.paced) {
+      found = timed(*call, request.runs, request.seconds, [&](const Rows& rows) {
+        Writer news;
+        write(news, rows, told);
+        told = rows.size();
+        sampled(news.text(), false);
+      });
+      return static_cast<int64_t>(found.first.size());
+    }
+    paced("runs", entry.name, phases, said, heard, [&](const Go& go) {
+      if (go.ramp > 0) ramp_up(*call, go.ramp);
+      found = timed(*call, go.runs, go.seconds, nullptr);
+      calls += static_cast<int64_t>(found.first.size());
       Writer news;
-      write(news, rows, told);
-      told = rows.size();
-      sampled(news.text());
+      write(news, found.first, 0);
+      sampled(news.text(), found.second);
     });
-    return static_cast<int64_t>(found.first.size());
+    if (calls == 0) throw Refusal("UsageError", "the runner was told to stop before it ran '" + entry.name + "': profile again.");
+    return calls;
   });
   const Rows& rows = found.first;
-  if (found.second) {
+  if (found.second && !request.paced) {
     char took[32];
     std::snprintf(took, sizeof took, "%.1f", static_cast<double>(rows.back().end - rows.front().start) / 1e9);
     warnings.push_back(entry.name + " was stopped after " + std::to_string(rows.size()) + " runs and " + took +
@@ -215,7 +260,7 @@ int64_t traced(Session& session, const Entry& entry, const std::vector<Tensor>& 
 
 }  // namespace
 
-std::string profile(const Request& request, const Began& began, const Said& said) {
+std::string profile(const Request& request, const Began& began, const Said& said, const Heard& heard) {
   const Bundle bundle(request.bundle);
   const auto chosen = bundle.chosen(request.entries);
   std::vector<std::vector<Tensor>> inputs;
@@ -242,22 +287,37 @@ std::string profile(const Request& request, const Began& began, const Said& said
     write_optional(to.name("peak_pss"), peak_pss);
     to.end_object();
   };
-  const Said sampled = [&](const std::string& entry) {
+  const Sampled sampled = [&](const std::string& entry, bool stopped) {
     Writer out;
     out.begin_object().name("type").value("sampled").name("facts").raw(facts.text()).name("phases").raw(phases.so_far());
     write_memory(out.name("memory"), resident().peak, phases.peak_pss());
-    said(out.name("entry").raw(entry).end_object().text());
+    said(out.name("entry").raw(entry).name("whole").value(!stopped).end_object().text());
   };
 
   Writer entries;
   entries.begin_array();
   std::vector<double> medians;
   for (size_t i = 0; i < chosen.size(); ++i) {
-    medians.push_back(measure(*session, *chosen[i], inputs[i], request, phases, entries, warnings, sampled));
+    medians.push_back(measure(*session, *chosen[i], inputs[i], request, phases, entries, warnings, sampled, said, heard));
   }
   entries.end_array();
   const int64_t run_peak = resident().peak;
   const auto peak_pss = phases.peak_pss();
+
+  for (size_t i = 0; i < chosen.size() && request.paced && request.energy; ++i) {
+    const auto call = session->bind(*chosen[i], inputs[i]);
+    phases.run("energy", chosen[i]->name, [&] {
+      int64_t calls = 0;
+      paced("energy", chosen[i]->name, phases, said, heard, [&](const Go& go) {
+        const auto [runs, seconds] = repeat(*call, go.runs, go.seconds);
+        Writer news;
+        news.begin_object().name("type").value("repeated").name("runs").value(runs);
+        said(news.name("seconds").value(seconds).end_object().text());
+        calls += runs;
+      });
+      return calls;
+    });
+  }
 
   Writer traces;
   traces.begin_array();
@@ -276,7 +336,7 @@ std::string profile(const Request& request, const Began& began, const Said& said
   write_memory(out.name("memory"), run_peak, peak_pss);
   out.name("conditions").begin_object().name("sources").begin_object();
   for (const char* what : {"frequency", "temperature", "throttling", "energy"}) {
-    out.name(what).value("not readable: the native runner asks no sensors while it measures");
+    out.name(what).value("not readable: the native runner asks no sensors");
   }
   out.end_object().end_object().name("entries").raw(entries.text()).name("traces").raw(traces.text()).name("warnings").begin_array();
   for (const std::string& sentence : warnings) out.value(sentence);

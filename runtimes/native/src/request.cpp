@@ -24,11 +24,13 @@ Request parse_request(std::string_view text) {
     Request found;
     if (type == "profile") {
       found.kind = Request::Kind::profile;
-      // The thermal guard and the energy pass are the Python worker's: this one measures at once.
-      known.insert({"runs", "seconds", "operators", "cool_seconds", "energy"});
+      // The thermal guard is the host's: a paced runner waits for it, another measures at once.
+      known.insert({"runs", "seconds", "operators", "cool_seconds", "energy", "paced"});
       found.runs = json.at("runs").whole();
       found.seconds = json.at("seconds").number();
       found.operators = json.at("operators").truth();
+      if (json.has("paced")) found.paced = json.at("paced").truth();
+      if (json.has("energy")) found.energy = json.at("energy").truth();
     } else if (type == "verify") {
       found.kind = Request::Kind::verify;
     } else if (type == "count") {
@@ -51,6 +53,22 @@ Request parse_request(std::string_view text) {
     }
     if (found.kind != Request::Kind::verify && found.runs < 1) refuse("'runs' is out of range");
     if (found.seconds < 0) refuse("'seconds' is out of range");
+    return found;
+  } catch (const Refusal&) {
+    throw;
+  } catch (const std::runtime_error& error) {
+    refuse(error.what());
+  }
+}
+
+Go parse_go(std::string_view text) {
+  try {
+    const Json json = Json::parse(text);
+    const std::string& type = json.at("type").text();
+    if (type == "enough") return {};
+    if (type != "go") refuse("it does not know '" + type + "'");
+    const Go found{true, json.at("runs").whole(), json.at("seconds").number(), json.at("ramp").number()};
+    if (found.runs < 1 || found.seconds < 0 || found.ramp < 0) refuse("a block is out of range");
     return found;
   } catch (const Refusal&) {
     throw;

@@ -17,9 +17,20 @@ struct Request {
   int64_t runs = 0;       // at least so many timed runs; of a count: inferences
   double seconds = 0.0;   // and at least so many seconds
   bool operators = false;
+  bool paced = false;     // ask before each block of timed runs
+  bool energy = false;    // if paced: wait for the host's energy meter, too
 };
 
 // Refuses (UsageError) what is no request, or has a field that this runner does not know: it may change what is meant.
 Request parse_request(std::string_view text);
+
+// What a runner that waits is told: so many runs and seconds, after `ramp` seconds that do not count; or no more.
+struct Go {
+  bool more = false;
+  int64_t runs = 0;
+  double seconds = 0.0, ramp = 0.0;
+};
+
+Go parse_go(std::string_view text);
 
 }  // namespace edge
