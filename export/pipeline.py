@@ -35,11 +35,15 @@ from edge.spec import Recipe, Scheme, Sparse, Target, parse_scheme
 
 @dataclass(frozen=True)
 class Exported:
-    """A packed bundle, what quantization bought (None in float32), and everything worth saying in a sentence."""
+    """A packed bundle, what quantization bought (None in float32), and everything worth saying in a sentence.
+
+    ``left_out`` says what was not done, since the model is large; the manifest's notes have it too.
+    """
 
     bundle: Bundle
     payoff: Payoff | None
     warnings: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def export(
@@ -135,11 +139,13 @@ class _Export:
             raise MismatchError(f"{'; '.join(failures)}: nothing was packed (--allow-mismatch packs it all the same).")
         metrics = () if too_large(captured) else self.metrics(session)  # eager's weights may be gone by now
         payoff = self.payoff(captured, lowered, session)
+        left_out = self.left_out(captured, bool(failures))
         manifest = msgspec.structs.replace(
             draft,
             entries=entries,
             metrics=metrics,
             fp32_bytes=payoff.fp32_bytes if payoff else None,
+            notes=msgspec.structs.replace(draft.notes, warnings=(*draft.notes.warnings, *left_out)),
             mismatch_allowed=bool(failures),
         )
 
@@ -147,13 +153,20 @@ class _Export:
         samples = {item.entry.name: item.references for item in captured}
         packed = bundles.write(destination, manifest, {**self.model.assets, **lowered.files}, samples)
         warnings = (*lowered.notes.warnings, *(payoff.warnings if payoff else ()), *failures)
-        if payoff is None and self.recipe.scheme is not Scheme.FP32:
-            warnings += (
-                f"not compared with fp32: its weights take more than {LARGEST >> 30} GB, so no fp32 twin was built beside them.",
-            )
         for sentence in warnings:
             self.progress.warn(sentence)
-        return Exported(packed, payoff, warnings)
+        return Exported(packed, payoff, warnings, left_out)
+
+    def left_out(self, captured: Sequence[Captured], failed: bool) -> tuple[str, ...]:
+        """What is not done for a large model, a sentence for all of it: the bundle has to say it."""
+        if not too_large(captured):
+            return ()
+        parts = [f"its metric ({metric.name}) was not evaluated" for metric in self.model.metrics]
+        if self.recipe.scheme is not Scheme.FP32:
+            parts.append("it was not compared with fp32")
+        if failed:
+            parts.append("the layers where its error starts were not looked for")
+        return (f"its weights take more than {LARGEST >> 30} GB, so {' and '.join(parts)}.",) if parts else ()
 
     def capture(self, calibration: Path | None) -> list[Captured]:
         arrays = read_npz(calibration) if calibration else None
@@ -251,9 +264,10 @@ class _Export:
             if quantized is not None:
                 stages.append(verify.check_lowering(item, where, quantized, run, self.recipe.scheme))
             failed = verify.first_failure(stages)
-            errors = self.localize(item, failed) if failed and not too_large(captured) else ()
+            large = too_large(captured)
+            errors = self.localize(item, failed) if failed and not large else ()
             if failed:
-                failures.append(_failure_sentence(name, failed, errors))
+                failures.append(_failure_sentence(name, failed, errors, large))
             records.append(msgspec.structs.replace(record, stages=tuple(stages), first_error=errors))
         return tuple(records), failures
 
@@ -366,10 +380,12 @@ def _bytes(lowered: Lowered) -> int:
     return sum(path.stat().st_size for name, path in lowered.files.items() if name in loaded or name.startswith("weights"))
 
 
-def _failure_sentence(entry: str, failed: StageReport, errors: Sequence[LayerError]) -> str:
+def _failure_sentence(entry: str, failed: StageReport, errors: Sequence[LayerError], large: bool) -> str:
     worst = max((output for output in failed.outputs if not output.passed), key=lambda output: output.relative)
     layers = ", ".join(f"{error.module} ({error.operator})" for error in errors)
     start = f", starting in {layers}" if errors else ""
+    if large:
+        start = f", and the layers were not searched, since its weights take more than {LARGEST >> 30} GB"
     return (
         f"entry point '{entry}' is wrong after the stage '{failed.stage}': output '{worst.output}' is off by "
         f"{worst.relative:.3g} of its root mean square (cosine {worst.cosine:.5f}){start}"

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import edge
+from edge import cli
 from edge.bundle import open_bundle
 from edge.errors import InputError, MismatchError, UnsupportedError, UsageError
+from edge.export import payoff
 from edge.export.pipeline import Exported, export
 from edge.progress import Progress
 from edge.runtimes.base import runtime_names
@@ -134,6 +136,18 @@ def test_allow_mismatch_packs_it_and_says_so() -> None:
     assert manifest.mismatch_allowed
     assert manifest.entries[0].first_error[0].module == "middle"
     assert any("is wrong after the stage" in warning for warning in exported.warnings)
+
+
+def test_what_is_not_done_for_a_large_model_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The limit is set below a small model's weights."""
+    monkeypatch.setattr(payoff, "LARGEST", 1000)
+    sentence = "so its metric (accuracy) was not evaluated and it was not compared with fp32."
+    assert cli.invoke(["export", "relu2-mlp", "--target", "cpu", "--runtime", "onnx", "--quantize", "int8-dynamic"]) == 0
+    assert sentence in capsys.readouterr().out
+    manifest = open_bundle("relu2-mlp-cpu.edge").manifest
+    assert manifest.notes.warnings[-1].endswith(sentence) and manifest.metrics == () and manifest.fp32_bytes is None
+    with pytest.raises(MismatchError, match="and the layers were not searched, since its weights take more than"):
+        export("pipelinemodels:Outlier", target="cpu", runtime="onnx", quantize="int8")
 
 
 @pytest.mark.parametrize("runtime", ["executorch", "tvm"])

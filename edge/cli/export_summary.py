@@ -37,6 +37,7 @@ class ExportRow:
     cache_bytes: int | None = None
     planned_bytes: Mapping[str, int] = field(default_factory=dict)  # by entry point, where the runtime plans it
     verified_on: str | None = None
+    left_out: tuple[str, ...] = ()  # what is not done for a model of this size
     warnings: tuple[str, ...] = ()
 
 
@@ -67,6 +68,7 @@ def summarise(exported: Exported, here: Path) -> ExportRow:
         cache_bytes=_whole(manifest.report.get("cache_bytes")),
         planned_bytes=manifest.notes.planned_bytes,
         verified_on=manifest.verified_on,
+        left_out=exported.left_out,
         warnings=exported.warnings,
     )
 
@@ -97,6 +99,8 @@ def print_summary(rows: Sequence[ExportRow]) -> None:
     for row in made:
         if memory := _memory(row):
             print(f"{row.model}: {memory}.")
+        for sentence in row.left_out:
+            print(f"{row.model}: {sentence}")
     for row in rows:
         if row.error is not None:
             print(f"{row.model} failed: {row.error}")
