@@ -31,6 +31,7 @@ class Captured:
     outputs: tuple[TensorSpec, ...]
     references: tuple[tuple[Arrays, Arrays], ...]  # (inputs, eager outputs), one per sample
     calibration: tuple[Arrays, ...]  # inputs for static quantization: the user's, or the entry's own
+    read: Callable[[], None] | None  # runs the entry's module on calibration data, for who watches it; None: there is none
     cost: Cost
 
 

@@ -7,7 +7,7 @@ In: an ``EntryPoint``. Out: ``Captured``. Refuses (UnsupportedError) a module th
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +32,7 @@ def capture(entry: EntryPoint, calibration: Sequence[Arrays] | None = None) -> C
         raise InputError(f"entry point '{entry.name}' has no sample inputs: give at least one real one.")
     samples = [complete(entry, sample) for sample in entry.samples]
     chosen = entry.calibration if calibration is None else calibration
-    calibrating = tuple(complete(entry, sample) for sample in chosen) or tuple(samples)
+    calibrating = tuple(complete(entry, sample) for sample in chosen)
     entry.module.eval()
     with torch.no_grad():
         references = [(sample, eager(entry, sample)) for sample in samples]
@@ -42,9 +42,18 @@ def capture(entry: EntryPoint, calibration: Sequence[Arrays] | None = None) -> C
         program=program,
         outputs=_output_specs(entry, program, references[0][1]),
         references=tuple(references),
-        calibration=calibrating,
+        calibration=calibrating or tuple(samples),
+        read=entry.read if entry.read and calibration is None else _reading(entry, calibrating),
         cost=count_cost(entry, program, to_tensors(entry, samples[0])),
     )
+
+
+def _reading(entry: EntryPoint, samples: Sequence[Arrays]) -> Callable[[], None] | None:
+    def read() -> None:
+        for sample in samples:
+            eager(entry, sample)
+
+    return read if samples else None
 
 
 def eager(entry: EntryPoint, sample: Arrays) -> dict[str, np.ndarray]:

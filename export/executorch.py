@@ -28,6 +28,7 @@ from edge.export.executorch_graph import (
 )
 from edge.export.executorch_quantize import Quantized, Shared, quantize, release
 from edge.export.executorch_sparse import packed
+from edge.export.kernel_weights import kernel_weights
 from edge.export.payoff import too_large
 from edge.families.base import Arrays
 from edge.manifest import KernelRecord, Notes, RuntimeRecord
@@ -67,9 +68,11 @@ class ExecuTorchLowering(Lowering):
     ) -> Lowered:
         _require()
         quantized: dict[str, Quantized] = {}
+        sentences: tuple[str, ...] = ()
         if recipe.sparse:
             load_operators()
-            quantized = {item.entry.name: packed(item, self.kernels[recipe.scheme]) for item in captured}
+            weights, sentences = kernel_weights(captured, self.kernels[recipe.scheme], progress)
+            quantized = {item.entry.name: packed(item, weights) for item in captured}
         elif recipe.scheme is not Scheme.FP32:
             shared: Shared = {}
             quantized = {item.entry.name: quantize(item, recipe, shared, progress) for item in captured}
@@ -109,7 +112,7 @@ class ExecuTorchLowering(Lowering):
             notes=Notes(
                 delegation=delegations,
                 planned_bytes=planned_bytes(executorch),
-                warnings=tuple(sentence for item in quantized.values() for sentence in item.warnings),
+                warnings=(*sentences, *(sentence for item in quantized.values() for sentence in item.warnings)),
             ),
             quantized={item.entry.name: _eager(item, quantized[item.entry.name]) for item in captured}
             if quantized

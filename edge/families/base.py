@@ -30,11 +30,24 @@ if TYPE_CHECKING:
     from edge.manifest import Manifest
     from edge.measurement import EntryMeasurement
     from edge.runtimes.base import Session
+    from edge.runtimes.kernels.weights import Weights
     from edge.tasks import Perplexity, Task
 
 Arrays = Mapping[str, np.ndarray]
 #: Runs one entry point: name and inputs to outputs. Eager torch and every runtime's session offer it.
 Run = Callable[[str, Arrays], Arrays]
+
+
+@dataclass(frozen=True)
+class KernelForm:
+    """A module's form for edge's own kernels (see ``edge.runtimes.kernels.torch_ops``).
+
+    ``build`` makes it from how its weights are to be rounded. ``units`` are the linear layers of the entry's module, those
+    together that have the same bits; layers that are in none keep bits of their own. The first output is logits.
+    """
+
+    build: Callable[[Weights], nn.Module]
+    units: tuple[tuple[nn.Linear, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -45,8 +58,9 @@ class EntryPoint:
     the order of ``outputs``. ``samples`` are real inputs (the first is the example for capture): verification runs on
     them and they go into the bundle. ``calibration`` are real inputs for static quantization, disjoint from the samples
     where the data allow it. ``keep_float`` names submodules (fnmatch patterns on their path) that stay in float
-    whatever the scheme: tables of constants, normalisation of raw sensor values. ``kernels``, if given, makes the module's
-    form for edge's own kernels from the bits of its weights (see ``edge.runtimes.kernels.torch_ops``).
+    whatever the scheme: tables of constants, normalisation of raw sensor values. ``kernels``, if given, is the module's form
+    for edge's own kernels. ``read``, if given, lets the module run on more calibration text than ``calibration`` holds:
+    whoever rounds weights watches what comes by.
     """
 
     name: str
@@ -57,7 +71,8 @@ class EntryPoint:
     calibration: Sequence[Arrays] = ()
     dynamic: tuple[DynamicDim, ...] = ()
     keep_float: tuple[str, ...] = ()
-    kernels: Callable[[int], nn.Module] | None = None
+    kernels: KernelForm | None = None
+    read: Callable[[], None] | None = None
     tolerance: Mapping[Scheme, Tolerance] = field(default_factory=lambda: DEFAULT_TOLERANCE)
 
 

@@ -250,7 +250,7 @@ def write(
     np.savez_compressed(
         output / "samples.npz",
         test=held[:8, :257].numpy().astype(np.uint16),
-        calibration=tokens[: 16 * 128].reshape(16, 128).numpy().astype(np.uint16),
+        calibration=tokens[: 64 * 128].reshape(64, 128).numpy().astype(np.uint16),
     )
     loss = history[-1][1]
     characters = len(tokenizer.decode(held.flatten().tolist(), skip_special_tokens=False)) / held.numel()

@@ -99,15 +99,3 @@ for _name, _real, _fake in (
 ):
     LIBRARY.impl(_name, _real, "CPU")
     torch.library.register_fake(f"edge::{_name}", _fake, lib=LIBRARY)
-
-
-def tiled(weight: Tensor, bits: int) -> Tensor:
-    """A linear layer's weight [rows, columns] for ``edge::linear``."""
-    library = kernels.load()
-    return torch.from_numpy(library.pack_tiled(bits, *library.quantize(bits, weight.detach().numpy(), _pool())))
-
-
-def neurons(weight: Tensor, bits: int) -> Tensor:
-    """A down projection's weight [width, hidden] for ``edge::relu2_mlp``: groups along the outputs."""
-    library = kernels.load()
-    return torch.from_numpy(library.pack_neurons(bits, *library.quantize(bits, weight.detach().t().numpy(), _pool())))

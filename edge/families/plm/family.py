@@ -11,7 +11,7 @@ import atexit
 import functools
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -21,7 +21,7 @@ import numpy as np
 
 from edge import checkpoints
 from edge.errors import CheckpointError, UsageError
-from edge.families.base import EntryPoint, Model, ModelFamily, Source
+from edge.families.base import EntryPoint, KernelForm, Model, ModelFamily, Source
 from edge.families.plm import readings
 from edge.families.plm.config import PLM_1_8B, PLMConfig, read_config
 from edge.families.plm.decoder import CHUNK, DECODE, PREFILL
@@ -33,10 +33,8 @@ from edge.spec import Scheme, Sparse, TensorSpec
 from edge.tasks import Perplexity, Task
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from edge.conditions import Figure
-    from edge.families.plm.deployed import Chunk
+    from edge.families.plm.deployed import Chunk, Stack
     from edge.manifest import Manifest
     from edge.measurement import EntryMeasurement
     from edge.runtimes.base import Session
@@ -68,12 +66,14 @@ class PLMFamily(ModelFamily):
             Vocabulary(weights.tokenizer, config.vocab_size)
         style = Style.XNNPACK if source.runtime == "executorch" else Style.NATIVE
         stack = Stack(config, weights.take, style, source.progress).eval()
-        kernels = _wants_kernels(config, source.sparse)
+        kernels = _kernel_forms(stack) if _wants_kernels(config, source.sparse) else None
         sizes = {PREFILL: min(CHUNK, context), DECODE: 1}
-        modules = {entry: Chunk(stack, size, context, half_cache=kernels) for entry, size in sizes.items()}
+        modules = {entry: Chunk(stack, size, context, half_cache=kernels is not None) for entry, size in sizes.items()}
         specs = {entry: _inputs(config, module) for entry, module in modules.items()}
         # Random weights make noise of any text: nothing to calibrate on, nothing to measure.
         real = source.random_seed is None and _is_demos(weights.tokenizer)
+        learnt = None if source.random_seed is not None else weights.tokenizer
+        studied = readings.study_rows(config, learnt, large=_is_large(config))
         reading = readings.read(config, modules, specs, real, source.progress)
         entries = tuple(
             EntryPoint(
@@ -84,7 +84,8 @@ class PLMFamily(ModelFamily):
                 samples=reading.samples[entry],
                 calibration=reading.calibration[entry],
                 keep_float=KEEP_FLOAT,
-                kernels=functools.partial(_for_kernels, module) if kernels else None,
+                kernels=kernels(module) if kernels else None,
+                read=functools.partial(readings.study, modules, specs, studied) if studied is not None and entry == PREFILL else None,
             )
             for entry, module in modules.items()
         )
@@ -207,15 +208,18 @@ def _inputs(config: PLMConfig, module: Chunk) -> tuple[TensorSpec, ...]:
 
 
 def _wants_kernels(config: PLMConfig, sparse: Sparse) -> bool:
-    if sparse is Sparse.AUTO:
-        return sum(int(np.prod(shape)) for shape in tensor_shapes(config).values()) >= LARGE
-    return sparse is Sparse.ON
+    return _is_large(config) if sparse is Sparse.AUTO else sparse is Sparse.ON
 
 
-def _for_kernels(module: Chunk, bits: int) -> nn.Module:
-    from edge.families.plm.kernels import KernelChunk
+def _is_large(config: PLMConfig) -> bool:
+    return sum(int(np.prod(shape)) for shape in tensor_shapes(config).values()) >= LARGE
 
-    return KernelChunk(module, bits)
+
+def _kernel_forms(stack: Stack) -> Callable[[Chunk], KernelForm]:
+    from edge.families.plm.kernels import KernelChunk, units
+
+    found = units(stack)
+    return lambda chunk: KernelForm(functools.partial(KernelChunk, chunk), found)
 
 
 def _is_demos(tokenizer: Path | None) -> bool:

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import weakref
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edge.families.plm.config import PLMConfig
 from edge.families.plm.deployed import Chunk, DeployedLayer, Stack
-from edge.runtimes.kernels.torch_ops import neurons, tiled
+from edge.runtimes.kernels import torch_ops as torch_ops  # registers the operators
+from edge.runtimes.kernels.weights import Weights
 
 #: Bits of the embedding and the head, whatever the rest has. In 4 they cost the demo as much as all layers together (KL from
 #: float32 20 instead of 11 thousandths of a nat a token, `benchmarks/plm_vs_llamacpp.py`), for a seventh fewer bytes.
 TABLE_BITS = 8
 #: Packed once for both entry points.
-_PACKED: weakref.WeakKeyDictionary[Stack, dict[int, KernelStack]] = weakref.WeakKeyDictionary()
+_PACKED: weakref.WeakKeyDictionary[Stack, tuple[Weights, KernelStack]] = weakref.WeakKeyDictionary()
 
 
 class KernelLayer(nn.Module):
@@ -32,20 +32,25 @@ class KernelLayer(nn.Module):
     up: Tensor
     down: Tensor
 
-    def __init__(self, config: PLMConfig, layer: DeployedLayer, bits: int) -> None:
+    def __init__(self, config: PLMConfig, layer: DeployedLayer, weights: Weights) -> None:
         super().__init__()
-        self.config, self.bits = config, bits
+        self.config = config
         heads, nope, value, latent = (
             config.num_attention_heads, config.qk_nope_head_dim, config.v_head_dim, config.kv_lora_rank,
         )  # fmt: skip
         attention = layer.attention
         assert isinstance(layer.down, nn.Linear)
-        _keep(self, "project", tiled(attention.project.weight, bits))
-        _keep(self, "to_key", _by_head(attention.to_key, heads, latent, nope, bits))
-        _keep(self, "to_value", _by_head(attention.to_value, heads, value, latent, bits))
-        _keep(self, "out", tiled(attention.out.weight, bits))
-        _keep(self, "up", tiled(layer.up.weight, bits))
-        _keep(self, "down", neurons(layer.down.weight, bits))
+        assert isinstance(attention.to_key[0], nn.Linear)
+        self.bits = {
+            "project": weights.bits_of(attention.project), "mla": weights.bits_of(attention.to_key[0]),
+            "out": weights.bits_of(attention.out), "mlp": weights.bits_of(layer.up),
+        }  # fmt: skip
+        _keep(self, "project", weights.tiled(attention.project, attention.project.weight))
+        _keep(self, "to_key", _by_head(attention.to_key, heads, latent, nope, weights))
+        _keep(self, "to_value", _by_head(attention.to_value, heads, value, latent, weights))
+        _keep(self, "out", weights.tiled(attention.out, attention.out.weight))
+        _keep(self, "up", weights.tiled(layer.up, layer.up.weight))
+        _keep(self, "down", weights.neurons(layer.down, layer.down.weight))
 
     def forward(self, x: Tensor, cache: Tensor, position: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         config, bits, ops = self.config, self.bits, torch.ops.edge
@@ -55,7 +60,7 @@ class KernelLayer(nn.Module):
         )  # fmt: skip
         eps, hidden = config.rms_norm_eps, config.hidden_size
         wide = heads * (nope + rope) + config.row
-        projected = ops.linear(ops.rms_norm(x, eps), self.project, wide, bits)
+        projected = ops.linear(ops.rms_norm(x, eps), self.project, wide, bits["project"])
         mixed, own = ops.mla(
             projected,
             cache,
@@ -70,10 +75,10 @@ class KernelLayer(nn.Module):
             value,
             latent,
             eps,
-            bits,
+            bits["mla"],
         )
-        x = x + ops.linear(mixed, self.out, hidden, bits)
-        x = x + ops.relu2_mlp(ops.rms_norm(x, eps), self.up, self.down, config.intermediate_size, bits)
+        x = x + ops.linear(mixed, self.out, hidden, bits["out"])
+        x = x + ops.relu2_mlp(ops.rms_norm(x, eps), self.up, self.down, config.intermediate_size, bits["mlp"])
         return x, own
 
 
@@ -84,17 +89,18 @@ class KernelStack(nn.Module):
     head: Tensor
     gain: Tensor
 
-    def __init__(self, stack: Stack, bits: int) -> None:
+    def __init__(self, stack: Stack, weights: Weights) -> None:
         super().__init__()
         self.config = stack.config
-        _keep(self, "table", tiled(stack.embed.weight, TABLE_BITS))
         tied = stack.head.weight is stack.embed.weight
-        _keep(self, "head", self.table if tied else tiled(stack.head.weight, TABLE_BITS))
+        # Tied, it is rounded for the head: logits see its errors at once, the layers through what their norms leave of them.
+        _keep(self, "table", weights.tiled(stack.head if tied else stack.embed, stack.embed.weight, TABLE_BITS))
+        _keep(self, "head", self.table if tied else weights.tiled(stack.head, stack.head.weight, TABLE_BITS))
         _keep(self, "gain", stack.gain.detach().clone())
         self.layers = nn.ModuleList()
         for layer in stack.layers:
             assert isinstance(layer, DeployedLayer)
-            self.layers.append(KernelLayer(stack.config, layer, bits))
+            self.layers.append(KernelLayer(stack.config, layer, weights))
 
     def forward(
         self, tokens: Tensor, caches: tuple[Tensor, ...], position: Tensor, cos: Tensor, sin: Tensor
@@ -116,9 +122,9 @@ class KernelChunk(nn.Module):
     sin: Tensor
     steps: Tensor
 
-    def __init__(self, chunk: Chunk, bits: int) -> None:
+    def __init__(self, chunk: Chunk, weights: Weights) -> None:
         super().__init__()
-        self.stack = packed(chunk.stack, bits)
+        self.stack = packed(chunk.stack, weights)
         for name in ("cos", "sin", "steps"):
             _keep(self, name, getattr(chunk, name))
 
@@ -129,23 +135,31 @@ class KernelChunk(nn.Module):
         return found
 
 
-def packed(stack: Stack, bits: int) -> KernelStack:
-    known = _PACKED.setdefault(stack, {})
-    if bits not in known:
-        known[bits] = KernelStack(stack, bits)
-    return known[bits]
+def units(stack: Stack) -> tuple[tuple[nn.Linear, ...], ...]:
+    """Linear layers, those together that one operator takes with the same bits; the head's are its own."""
+    found: list[tuple[nn.Module, ...]] = []
+    for layer in stack.layers:
+        assert isinstance(layer, DeployedLayer)
+        attention = layer.attention
+        found += [(attention.project,), (*attention.to_key, *attention.to_value), (attention.out,), (layer.up, layer.down)]
+    return tuple(tuple(each for each in unit if isinstance(each, nn.Linear)) for unit in found)
 
 
-def _by_head(maps: nn.ModuleList, heads: int, rows: int, columns: int, bits: int) -> Tensor:
+def packed(stack: Stack, weights: Weights) -> KernelStack:
+    known = _PACKED.get(stack)
+    if known is None or known[0] is not weights:
+        known = _PACKED[stack] = weights, KernelStack(stack, weights)
+    return known[1]
+
+
+def _by_head(maps: nn.ModuleList, heads: int, rows: int, columns: int, weights: Weights) -> Tensor:
     """The heads' own [rows, columns], one after the other; a map holds those of several heads on its diagonal."""
-    found: list[np.ndarray] = []
+    found: list[Tensor] = []
     for each in maps:
         assert isinstance(each, nn.Linear)
-        for at in range(each.out_features // rows):
-            block = each.weight[rows * at : rows * (at + 1), columns * at : columns * (at + 1)]
-            found.append(tiled(block, bits).numpy())
+        found += weights.blocks(each, each.weight, rows, columns)
     assert len(found) == heads
-    return torch.from_numpy(np.concatenate(found))
+    return torch.cat(found)
 
 
 def _keep(module: nn.Module, name: str, value: Tensor) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ from edge import checkpoints
 from edge.families.base import Arrays, Metric, Run
 from edge.families.plm.config import PLMConfig
 from edge.families.plm.decoder import DECODE, PREFILL, Decoder, perplexity, run_decoder
+from edge.families.plm.vocabulary import TOKENIZER, Vocabulary
 from edge.progress import Progress, ProgressBar
 from edge.spec import TensorSpec
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 DEMO = "plm"
 #: Rows of the demo's training text that static quantization is calibrated on.
 CALIBRATION = 8
+#: Tokens of a row that rounding is calibrated on; a large model reads only ``CALIBRATION`` of them.
+STUDIED = 128
 #: Tokens that a sample's text has: two chunks and a half.
 READ = 80
 #: Bytes of caches from which one sample of each entry has to do: every sample holds them whole.
@@ -64,6 +68,30 @@ def read(
                 calibration[entry].extend(inputs)
     shares = {f"zeros/layer{index}": round(float(np.mean(found)), 6) for index, found in enumerate(zeros)}
     return Readings(samples, calibration, shares, decoder.cache_bytes)
+
+
+def study_rows(config: PLMConfig, tokenizer: Path | None, large: bool) -> np.ndarray | None:
+    """The demo's training text in ids of ``tokenizer``, [n, STUDIED] int64; None without one."""
+    if tokenizer is None:
+        return None
+    folder = checkpoints.demo_folder(DEMO)
+    with np.load(folder / "samples.npz") as stored:
+        rows: np.ndarray = stored["calibration"].astype(np.int64)
+    if tokenizer.read_bytes() != (folder / TOKENIZER).read_bytes():
+        demo = Vocabulary(folder / TOKENIZER, 1 << 16)
+        ids = Vocabulary(tokenizer, config.vocab_size).encode(demo.tokenizer.decode(rows.reshape(-1).tolist()))
+        rows = np.array(ids[: len(ids) // STUDIED * STUDIED], np.int64).reshape(-1, STUDIED)
+    return rows[:CALIBRATION] if large else rows
+
+
+def study(modules: Mapping[str, Chunk], specs: Mapping[str, Sequence[TensorSpec]], rows: np.ndarray) -> None:
+    """Let eager read ``rows``, in whole chunks."""
+    decoder = run_decoder(specs, partial(_eager, modules, specs))
+    length = min(rows.shape[1], decoder.context) // decoder.chunk * decoder.chunk
+    for row in rows:
+        decoder.reset()
+        for _ in decoder.feed(row[:length].tolist()):
+            pass
 
 
 def test_rows(real: bool, config: PLMConfig) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 
 from edge import checkpoints
 from edge.errors import CheckpointError, UsageError
-from edge.families.base import Arrays, EntryPoint, Metric, Model, ModelFamily, Run, Source
+from edge.families.base import Arrays, EntryPoint, KernelForm, Metric, Model, ModelFamily, Run, Source
 from edge.families.relu2_mlp.classify import Classify
 from edge.families.relu2_mlp.config import Relu2MLPConfig
 from edge.spec import Sparse, TensorSpec
@@ -68,7 +68,7 @@ class Relu2MLPFamily(ModelFamily):
             samples=samples,
             calibration=calibration,
             keep_float=("*norm*",),
-            kernels=partial(_for_kernels, module) if _wants_kernels(config, source.sparse) else None,
+            kernels=_kernel_form(module) if _wants_kernels(config, source.sparse) else None,
         )
         return Model(
             name=name,
@@ -91,12 +91,12 @@ def _wants_kernels(config: Relu2MLPConfig, sparse: Sparse) -> bool:
     return sparse is Sparse.ON or (sparse is Sparse.AUTO and config.width * sum(config.hidden) >= LARGE)
 
 
-def _for_kernels(module: nn.Module, bits: int) -> nn.Module:
-    from edge.families.relu2_mlp.kernels import KernelMLP
+def _kernel_form(module: nn.Module) -> KernelForm:
+    from edge.families.relu2_mlp.kernels import KernelMLP, units
     from edge.families.relu2_mlp.modules import Relu2MLP
 
     assert isinstance(module, Relu2MLP)
-    return KernelMLP(module, bits)
+    return KernelForm(partial(KernelMLP, module), units(module))
 
 
 def zero_shares(module: nn.Module, samples: Sequence[Arrays]) -> Mapping[str, float]:

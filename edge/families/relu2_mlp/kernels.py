@@ -6,19 +6,20 @@ import torch
 from torch import Tensor, nn
 
 from edge.families.relu2_mlp.modules import Block, Relu2MLP, RMSNorm
-from edge.runtimes.kernels.torch_ops import neurons, tiled
+from edge.runtimes.kernels import torch_ops as torch_ops  # registers the operators
+from edge.runtimes.kernels.weights import Weights
 
 
 class KernelBlock(nn.Module):
     up: Tensor
     down: Tensor
 
-    def __init__(self, block: Block, bits: int) -> None:
+    def __init__(self, block: Block, weights: Weights) -> None:
         super().__init__()
-        self.bits, self.hidden, self.residual = bits, block.up.out_features, block.residual
+        self.bits, self.hidden, self.residual = weights.bits_of(block.up), block.up.out_features, block.residual
         self.eps = block.norm.eps if isinstance(block.norm, RMSNorm) else None
-        self.register_buffer("up", tiled(_scaled(block.up.weight, block.norm), bits), persistent=False)
-        self.register_buffer("down", neurons(block.down.weight, bits), persistent=False)
+        self.register_buffer("up", _tiled(block.up, block.norm, weights), persistent=False)
+        self.register_buffer("down", weights.neurons(block.down, block.down.weight), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         normed = x if self.eps is None else torch.ops.edge.rms_norm(x, self.eps)
@@ -29,14 +30,13 @@ class KernelBlock(nn.Module):
 class KernelMLP(nn.Module):
     """[tokens, in_features] to [tokens, out_features]; of modules without biases."""
 
-    def __init__(self, model: Relu2MLP, bits: int) -> None:
+    def __init__(self, model: Relu2MLP, weights: Weights) -> None:
         super().__init__()
-        self.bits = bits
         self.eps = model.norm.eps if isinstance(model.norm, RMSNorm) else None
-        self.embed = _Product(model.embed.weight, bits) if isinstance(model.embed, nn.Linear) else nn.Identity()
-        self.blocks = nn.ModuleList(KernelBlock(block, bits) for block in model.blocks if isinstance(block, Block))
+        self.embed = _Product(model.embed, None, weights) if isinstance(model.embed, nn.Linear) else nn.Identity()
+        self.blocks = nn.ModuleList(KernelBlock(block, weights) for block in model.blocks if isinstance(block, Block))
         head = isinstance(model.head, nn.Linear)
-        self.head = _Product(_scaled(model.head.weight, model.norm), bits) if isinstance(model.head, nn.Linear) else nn.Identity()
+        self.head = _Product(model.head, model.norm, weights) if isinstance(model.head, nn.Linear) else nn.Identity()
         gain = model.norm.weight.detach().clone() if isinstance(model.norm, RMSNorm) and not head else None
         self.register_buffer("gain", gain, persistent=False)
 
@@ -57,15 +57,24 @@ class KernelMLP(nn.Module):
 class _Product(nn.Module):
     packed: Tensor
 
-    def __init__(self, weight: Tensor, bits: int) -> None:
+    def __init__(self, layer: nn.Linear, norm: nn.Module | None, weights: Weights) -> None:
         super().__init__()
-        self.rows, self.bits = weight.shape[0], bits
-        self.register_buffer("packed", tiled(weight, bits), persistent=False)
+        self.rows, self.bits = layer.out_features, weights.bits_of(layer)
+        self.register_buffer("packed", _tiled(layer, norm, weights), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = torch.ops.edge.linear(x, self.packed, self.rows, self.bits)
         return y
 
 
-def _scaled(weight: Tensor, norm: nn.Module) -> Tensor:
-    return weight * norm.weight if isinstance(norm, RMSNorm) else weight
+def units(model: Relu2MLP) -> tuple[tuple[nn.Linear, ...], ...]:
+    """Linear layers, those together that one operator takes with the same bits."""
+    outer = tuple((each,) for each in (model.embed, model.head) if isinstance(each, nn.Linear))
+    return (*outer, *((block.up, block.down) for block in model.blocks if isinstance(block, Block)))
+
+
+def _tiled(layer: nn.Linear, norm: nn.Module | None, weights: Weights) -> Tensor:
+    """The layer's weight with the gain of the norm before it inside."""
+    if isinstance(norm, RMSNorm):
+        return weights.tiled(layer, layer.weight * norm.weight, gain=norm.weight)
+    return weights.tiled(layer, layer.weight)

@@ -1,0 +1,56 @@
+"""How a model's weights become the kernels' matrices: bits, the moments of each layer's inputs, which layers get 8 bits.
+
+A family's form for the kernels takes its packed tensors from here, layer by layer, so that it need not know of any of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from edge.runtimes import kernels
+from edge.runtimes.kernels.rounding import along_inputs, along_outputs
+
+
+@dataclass(frozen=True)
+class Weights:
+    """``bits`` of all layers but the ``wide`` ones, which have 8; ``moments`` as in ``rounding``, where a text was read."""
+
+    bits: int
+    moments: Mapping[nn.Module, Tensor] = field(default_factory=dict)
+    wide: frozenset[nn.Module] = frozenset()
+
+    def bits_of(self, layer: nn.Module) -> int:
+        return 8 if layer in self.wide else self.bits
+
+    def tiled(self, layer: nn.Module, weight: Tensor, bits: int | None = None, gain: Tensor | None = None) -> Tensor:
+        """``weight`` [rows, columns], what is left of ``layer``'s, for ``edge::linear``.
+
+        ``gain`` [columns]: it was multiplied by this, which the inputs then are not.
+        """
+        moments = self.moments.get(layer)
+        if moments is not None and gain is not None:
+            each = torch.where(gain == 0, torch.ones_like(gain), gain).detach()
+            moments = moments / each**2 if moments.dim() == 1 else moments / torch.outer(each, each)
+        return _tiled(weight, bits or self.bits_of(layer), moments)
+
+    def blocks(self, layer: nn.Module, weight: Tensor, rows: int, columns: int) -> list[Tensor]:
+        """The [rows, columns] on the diagonal of ``weight``, each for itself, for ``edge::mla``."""
+        found, moments = [], self.moments.get(layer)
+        for at in range(len(weight) // rows):
+            here = slice(columns * at, columns * (at + 1))
+            own = None if moments is None else moments[here] if moments.dim() == 1 else moments[here, here]
+            found.append(_tiled(weight[rows * at : rows * (at + 1), here], self.bits_of(layer), own))
+        return found
+
+    def neurons(self, layer: nn.Module, weight: Tensor) -> Tensor:
+        """A down projection's weight [width, hidden] for ``edge::relu2_mlp``."""
+        bits = self.bits_of(layer)
+        return torch.from_numpy(kernels.load().pack_neurons(bits, *along_outputs(weight, bits, self.moments.get(layer))))
+
+
+def _tiled(weight: Tensor, bits: int, moments: Tensor | None) -> Tensor:
+    return torch.from_numpy(kernels.load().pack_tiled(bits, *along_inputs(weight, bits, moments)))
