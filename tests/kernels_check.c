@@ -1,7 +1,7 @@
 /* Every instruction set against the portable one, on shapes and values drawn from a seed: `kernels_check SEED ROUNDS`.
  *
- * Buffers are as large as the header says and no larger, packed matrices at odd addresses: what reads or writes beyond
- * them is found when this is compiled with AddressSanitizer. Needs no Python, so that it also runs for another CPU. */
+ * Buffers are as large as the header says and no larger, packed matrices at odd addresses and floats at any that a float can
+ * have: what reads or writes beyond them is found when this is compiled with AddressSanitizer. Needs no Python, so that it also runs for another CPU. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,10 +29,22 @@ static float value(enum kind kind) {
     default: return uniform();
   }
 }
+/* Where a buffer of floats begins in its block, in floats: no two in the same place of a cache line but by chance. */
+static void *to_free[64];
+static size_t taken;
+static float *floats_at(size_t n) {
+  const size_t off = draw() % 16;
+  float *block = malloc((n + off) * sizeof *block + 1);
+  to_free[taken++] = block;
+  return block + off;
+}
 static float *floats(size_t n, enum kind kind) {
-  float *made = malloc(n * sizeof *made);
+  float *made = floats_at(n);
   for (size_t i = 0; i < n; i++) made[i] = value(kind);
   return made;
+}
+static void free_floats(void) {
+  while (taken) free(to_free[--taken]);
 }
 static uint16_t *halves(size_t n) {
   uint16_t *made = malloc(n * sizeof *made);
@@ -49,8 +61,8 @@ static uint8_t *packed(int neurons, int bits, size_t rows, size_t columns, size_
     int8_t *q = malloc(rows * columns);
     uint16_t *scales = malloc(rows * ((columns + 31) / 32) * sizeof *scales);
     edge_quantize(NULL, bits, rows, columns, w, q, scales);
+    free(to_free[--taken]); /* there may be many of them */
     (neurons ? edge_pack_neurons : edge_pack_tiled)(bits, rows, columns, q, scales, *block + off + i * bytes);
-    free(w);
     free(q);
     free(scales);
   }
@@ -94,19 +106,19 @@ enum { COUNT = sizeof ISAS / sizeof *ISAS };
 static void matmul(const edge_pool *pool, int bits, enum kind kind) {
   const size_t blocks = size(3), rows = size(70), columns = size(200), tokens = size(draw() % 3 ? 12 : 70);
   uint8_t *block, *w = packed(0, bits, rows, columns, blocks, &block);
-  float *x = floats(tokens * blocks * columns, kind), *y = malloc(tokens * blocks * rows * sizeof *y);
+  float *x = floats(tokens * blocks * columns, kind), *y = floats_at(tokens * blocks * rows);
   ON_ALL("matmul", tokens * blocks * rows, y, edge_matmul_blocks(pool, blocks, bits, rows, columns, w, tokens, x, y));
-  free(block), free(x), free(y);
+  free(block), free_floats();
 }
 
 static void mlp(const edge_pool *pool, int bits, enum kind kind) {
   const size_t width = size(300), hidden = size(300), tokens = size(draw() % 3 ? 5 : 70);
   uint8_t *blocks[2], *up = packed(0, bits, hidden, width, 1, blocks), *down = packed(1, bits, hidden, width, 1, blocks + 1);
-  float *x = floats(tokens * width, kind), *y = malloc(tokens * width * sizeof *y), *a = floats(tokens * hidden, kind);
+  float *x = floats(tokens * width, kind), *y = floats_at(tokens * width), *a = floats(tokens * hidden, kind);
   uint64_t live;
   ON_ALL("relu2_mlp", tokens * width, y, edge_relu2_mlp(pool, bits, width, hidden, up, down, tokens, x, y, &live));
   ON_ALL("sparse_down", tokens * width, y, edge_sparse_down(pool, bits, width, hidden, down, tokens, a, y, &live));
-  free(blocks[0]), free(blocks[1]), free(x), free(y), free(a);
+  free(blocks[0]), free(blocks[1]), free_floats();
 }
 
 static void mla(const edge_pool *pool, int bits, enum kind kind) {
@@ -114,7 +126,7 @@ static void mla(const edge_pool *pool, int bits, enum kind kind) {
   const size_t row = shape.latent + shape.rope, tokens = draw() % 2 ? 1 : size(9), position = draw() % 2 ? size(300) : size(20) - 1;
   uint16_t *cache = halves(position * row), *own = halves(tokens * row);
   float *query = floats(tokens * shape.heads * row, kind == HUGE_ONES ? ORDINARY : kind);
-  float *out = malloc(tokens * shape.heads * (shape.latent + shape.value) * sizeof *out);
+  float *out = floats_at(tokens * shape.heads * (shape.latent + shape.value));
   ON_ALL("mla", tokens * shape.heads * shape.latent, out,
          edge_mla(pool, shape.heads, shape.latent, shape.rope, position, cache, tokens, own, query, out));
   uint8_t *blocks[2], *to_key = packed(0, bits, shape.latent, shape.nope, shape.heads, blocks);
@@ -124,7 +136,33 @@ static void mla(const edge_pool *pool, int bits, enum kind kind) {
   ON_ALL("mla_layer", tokens * shape.heads * shape.value, out,
          edge_mla_layer(pool, &shape, bits, to_key, to_value, tokens, projected, angles, angles + tokens * shape.rope / 2, 1e-6f,
                         position, cache, own, out));
-  free(cache), free(own), free(query), free(out), free(blocks[0]), free(blocks[1]), free(projected), free(angles);
+  free(cache), free(own), free(blocks[0]), free(blocks[1]), free_floats();
+}
+
+/* Weights of every kind to the plain form, to both packed ones and back; rows of a table; the norm. */
+static void storing(const edge_pool *pool, int bits, enum kind kind) {
+  const size_t rows = size(70), columns = size(200), groups = (columns + 31) / 32, tokens = size(5);
+  float *w = floats(rows * columns, kind), *out = floats_at(tokens * columns), *normed = floats_at(rows * columns);
+  int8_t *q = malloc(rows * columns), *back = malloc(rows * columns);
+  uint16_t *scales = malloc(rows * groups * 2), *scales_back = malloc(rows * groups * 2);
+  int64_t ids[5];
+  if (edge_quantize(pool, bits, rows, columns, w, q, scales)) failures++, printf("quantize refused\n");
+  for (int neurons = 0; neurons < 2; neurons++) {
+    const size_t bytes = (neurons ? edge_neurons_bytes : edge_tiled_bytes)(bits, rows, columns), off = draw() % 2;
+    uint8_t *block = malloc(bytes + off);
+    (neurons ? edge_pack_neurons : edge_pack_tiled)(bits, rows, columns, q, scales, block + off);
+    (neurons ? edge_unpack_neurons : edge_unpack_tiled)(bits, rows, columns, block + off, back, scales_back);
+    compared++;
+    if (memcmp(q, back, rows * columns) || memcmp(scales, scales_back, rows * groups * 2))
+      failures++, printf("a matrix of %zu x %zu comes back another\n", rows, columns);
+    for (size_t i = 0; i < tokens; i++) ids[i] = draw() % rows;
+    if (!neurons && edge_embed(bits, rows, columns, block + off, tokens, ids, out)) failures++, printf("embed refused\n");
+    ids[0] = draw() % 2 ? -1 : (int64_t)rows;
+    if (!neurons && !edge_embed(bits, rows, columns, block + off, tokens, ids, out)) failures++, printf("an id beyond is taken\n");
+    free(block);
+  }
+  edge_rms_norm(rows, columns, w, 1e-6f, draw() % 2 ? out : NULL, normed);
+  free(q), free(back), free(scales), free(scales_back), free_floats();
 }
 
 int main(int count, char **arguments) {
@@ -138,6 +176,7 @@ int main(int count, char **arguments) {
     matmul(threads, bits, kind);
     mlp(threads, bits, kind);
     mla(threads, bits, kind);
+    storing(threads, bits, kind);
   }
   edge_pool_destroy(pool);
   for (int isa = 1; isa < COUNT; isa++)
