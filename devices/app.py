@@ -47,7 +47,8 @@ def measure(
     asked = ["--es", "bundle", bundle, "--ei", "iterations", str(runs), "--es", "result", result]
     if threads is not None:
         asked += ["--ei", "threads", str(threads)]
-    started = device.run(("am", "start", "-n", ACTIVITY, *asked))
+    # -S ends the app first: nothing else of it runs meanwhile, and an app that is open does not just come to the front.
+    started = device.run(("am", "start", "-S", "-n", ACTIVITY, *asked))
     said = f"{started.output.decode('utf-8', 'replace')}\n{started.printed}"
     if started.status == 127 or "am: not found" in said:
         raise DeviceError(f"{device.address} has no `am`, so it is no Android: leave --app out.")

@@ -79,8 +79,8 @@ cat <<'END'
 #: The same: Android's activity manager with the demo app behind it. It measures nothing: what a test pushed to
 #: /data/local/tmp/BUNDLE.json is put where the app puts its result, a moment later.
 AM = """#!/bin/sh
-[ "$1 $2 $3" = "start -n edge.demo/.HeadlessActivity" ] || { echo "Error: Unknown command: $*" >&2; exit 1; }
-shift 3
+[ "$1 $2 $3 $4" = "start -S -n edge.demo/.HeadlessActivity" ] || { echo "Error: Unknown command: $*" >&2; exit 1; }
+shift 4
 while [ $# -gt 0 ]; do
   case $2 in
     bundle) bundle=$3;;

@@ -17,9 +17,9 @@ import java.util.TimeZone;
 /**
  * A profile that a computer asks for:
  *
- *     adb shell am start -n edge.demo/.HeadlessActivity --es bundle NAME --ei iterations 100 [--ei threads N] [--ei warmup N] [--es result NAME]
+ *     adb shell am start -S -n edge.demo/.HeadlessActivity --es bundle NAME --ei iterations 100 [--ei threads N] [--ei warmup N] [--es result NAME]
  *
- * The result is profiles/RESULT.json (by default profile.json) in the app's folder on the shared storage, or RESULT.error
+ * (-S ends the app first, so that nothing else of it runs.) The result is profiles/RESULT.json (by default profile.json) in the app's folder on the shared storage, or RESULT.error
  * with one sentence. It is a screen, since what is not on the screen is given slow cores.
  */
 public final class HeadlessActivity extends Screen<HeadlessActivity.Asked> {

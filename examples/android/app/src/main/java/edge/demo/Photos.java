@@ -15,8 +15,8 @@ import java.io.InputStream;
 
 /** From the user's photos to pictures, turned as the camera was held. */
 final class Photos {
-    /** Pixels of the longer side: more than the models look at, and few enough for any phone's memory. */
-    private static final int LONGEST = 2048;
+    /** Pixels of the longer side, at least and up to twice as many: more than the models look at, few enough for any phone's memory. */
+    private static final int LONGEST = 1024;
     private static final long LARGEST = 200L << 20;
 
     private Photos() {}

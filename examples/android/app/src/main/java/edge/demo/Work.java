@@ -20,20 +20,24 @@ abstract class Work {
     private final Handler main = new Handler(Looper.getMainLooper());
     private Runnable watcher;
     private int running;
-    private volatile boolean stopped;
+    private int issued;
+    /** Jobs are numbered from 1: the one that runs, and the last of those that are to end. */
+    private volatile int current;
+    private volatile int stopped;
     private volatile boolean closed;
     /** The last thing that went wrong, for the screen; null if nothing did. */
     String trouble;
 
     /** Begins a job; those before it are finished first. To be called on the main thread. */
     final void start(final Job job) {
+        final int number = ++issued;
         running++;
         trouble = null;
-        stopped = false;
         thread.execute(new Runnable() {
             @Override
             public void run() {
                 String sentence = null;
+                current = number;
                 try {
                     job.run();
                 } catch (EdgeException error) {
@@ -72,13 +76,14 @@ abstract class Work {
         return running > 0;
     }
 
-    /** Asks the job to end soon. */
+    /** Asks the jobs that were begun to end soon. */
     final void stop() {
-        stopped = true;
+        stopped = issued;
     }
 
+    /** Asked in a job, whether it is to end. */
     final boolean stopped() {
-        return stopped || closed;
+        return current <= stopped || closed;
     }
 
     final boolean closed() {

@@ -46,7 +46,7 @@ public final class Npz {
             }
         } catch (IOException error) {
             throw new EdgeException(file.getName() + " is no .npz file (" + error.getMessage() + "): make it again.", error);
-        } catch (IllegalArgumentException error) {
+        } catch (NumberFormatException error) {
             throw new EdgeException(file.getName() + " is a damaged .npz file (" + error.getMessage() + "): make it again.", error);
         }
         return arrays;

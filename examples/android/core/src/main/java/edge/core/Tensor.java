@@ -12,7 +12,7 @@ public final class Tensor {
 
     /** Takes {@code data} as it is, from its beginning; it must hold exactly what the shape asks for. */
     public Tensor(String dtype, int[] shape, byte[] data) throws EdgeException {
-        if (data.length != count(shape) * itemSize(dtype)) {
+        if (!fits(shape) || data.length != count(shape) * itemSize(dtype)) {
             throw new EdgeException("a tensor of " + Arrays.toString(shape) + " " + dtype + " has " + data.length + " bytes: it is damaged.");
         }
         this.dtype = dtype;
@@ -85,15 +85,28 @@ public final class Tensor {
         }
     }
 
+    /** Values of a tensor of that shape, which fits. */
     static int count(int[] shape) {
-        long size = 1;
+        int size = 1;
         for (int axis : shape) {
             size *= axis;
         }
-        if (size < 0 || size > Integer.MAX_VALUE / 8) {
-            throw new IllegalArgumentException("a tensor of " + Arrays.toString(shape) + " is too large");
+        return size;
+    }
+
+    /** Whether a tensor of that shape can be: no negative axis, and bytes that an int can count. */
+    static boolean fits(int[] shape) {
+        long size = 1;
+        for (int axis : shape) {
+            if (axis < 0 || axis > Integer.MAX_VALUE / 8) {
+                return false;
+            }
+            size *= axis;
+            if (size > Integer.MAX_VALUE / 8) {
+                return false;
+            }
         }
-        return (int) size;
+        return true;
     }
 
     static int itemSize(String dtype) throws EdgeException {

@@ -28,6 +28,9 @@ public final class TensorSpec {
         }
         TensorSpec spec = new TensorSpec(found.getString("name"), found.getString("dtype"), shape);
         Tensor.itemSize(spec.dtype);
+        if (!Tensor.fits(shape)) {
+            throw new EdgeException("the tensor '" + spec.name + "' has no sensible size: export the bundle again.");
+        }
         return spec;
     }
 
