@@ -9,7 +9,7 @@ from pathlib import Path
 from edge.bundle import open_bundle
 from edge.devices import elf
 from edge.devices.probe import BoardFacts
-from edge.devices.routes import BASE_PACKAGES, NATIVE, OLDEST_PYTHON, RUNTIME_PACKAGES, lacking
+from edge.devices.routes import BASE_PACKAGES, EXPORTERS, NATIVE, OLDEST_PYTHON, RUNTIME_PACKAGES, lacking
 from edge.doctor import Check, Status, allows, read_requirements
 from edge.errors import UnsupportedError
 
@@ -93,7 +93,8 @@ def _package(name: str, installed: str | None, versions: str, python: str, group
 def _bundle(facts: BoardFacts, path: Path) -> Iterator[Check]:
     """The bundle's own machine code, and the runner's where the device has not got the runtime in Python."""
     opened = open_bundle(path)
-    yield from _loadable({record.path: path / record.path for record in opened.manifest.files}, facts, path.name)
+    files = {record.path: path / record.path for record in opened.manifest.files if not record.path.startswith(EXPORTERS)}
+    yield from _loadable(files, facts, path.name)
     runtime = opened.manifest.runtime.name
     if runtime not in NATIVE or not lacking(facts, runtime):
         return

@@ -25,7 +25,7 @@ from edge.devices.host import name_cpu
 from edge.devices.messages import ProfileRequest, Reply, Request, RoofRequest
 from edge.devices.probe import BoardFacts, PythonFacts
 from edge.devices.probe import probe as probe_host
-from edge.devices.routes import Route, choose_route
+from edge.devices.routes import Route, check_loadable, choose_route
 from edge.devices.running import RunRequest
 from edge.errors import DeviceError, UsageError
 from edge.progress import Progress
@@ -83,9 +83,8 @@ class QemuDevice(Device):
             raise UsageError(f"{self.address} is an emulator and its times mean nothing: verify there, and profile on a board.")
         manifest = read_manifest(Path(request.bundle))
         facts = self.facts()
-        for record in manifest.files:
-            elf.check(Path(request.bundle) / record.path, facts, record.path)
-        route = self._local(choose_route(facts, manifest, own_tensors=isinstance(request, RunRequest)), progress)
+        check_loadable(facts, Path(request.bundle), manifest)
+        route = self._local(choose_route(facts, manifest, Path(request.bundle), own_tensors=isinstance(request, RunRequest)), progress)
         kept = {name: os.environ[name] for name in KEPT if name in os.environ}
         return converse(self.emulated(route.argv), {**kept, **route.environment}, request, timeout, progress)
 

@@ -13,13 +13,12 @@ from pathlib import Path
 import msgspec
 
 from edge.bundle import read_manifest, sha256_file
-from edge.devices import elf
 from edge.devices.base import Device
 from edge.devices.conversation import Link, Pace, converse
 from edge.devices.local import worker_environment
 from edge.devices.lock import SILENCE, locked
 from edge.devices.messages import ProfileRequest, Reply, Request, RoofRequest
-from edge.devices.routes import Route, bundle_files, bundle_folder, choose_route, lacking
+from edge.devices.routes import Route, bundle_files, bundle_folder, check_loadable, choose_route, lacking
 from edge.devices.running import Ran, RunRequest
 from edge.devices.watching import watched
 from edge.errors import DeviceError, UnsupportedError
@@ -56,9 +55,8 @@ def answer(device: Device, request: Request, timeout: float, progress: Progress)
             return _ask(device, route, request, timeout, progress)
     root = Path(request.bundle)
     manifest = read_manifest(root)
-    for record in manifest.files:
-        elf.check(root / record.path, facts, record.path)
-    route = choose_route(facts, manifest, own_tensors=isinstance(request, RunRequest))
+    check_loadable(facts, root, manifest)
+    route = choose_route(facts, manifest, root, own_tensors=isinstance(request, RunRequest))
     with locked(device, facts.folder):
         device.push(route.files, route.folder, progress)
         progress.stage(f"push {root.name}")

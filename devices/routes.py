@@ -26,7 +26,12 @@ RUNTIME_PACKAGES: Mapping[str, tuple[str, ...]] = {
     "onnx": ("onnxruntime",),
     "executorch": ("torch", "executorch"),
     "tvm": ("apache-tvm",),
+    "static": (),
 }
+#: Runtimes whose bundles hold a program that answers the worker's requests itself.
+PROGRAMS = ("static",)
+#: The folder in such a bundle with the program of the machine that exported it: not for the device.
+EXPORTERS = "host/"
 #: Runtimes that edge's native runner has.
 NATIVE = ("executorch", "tvm")
 BASE_PACKAGES = ("numpy", "msgspec")
@@ -44,16 +49,18 @@ class Route:
     environment: Mapping[str, str]
 
 
-def choose_route(facts: BoardFacts, manifest: Manifest | None, own_tensors: bool = False) -> Route:
-    """The route for a bundle, or for a request without one; DeviceError says what the device lacks.
+def choose_route(facts: BoardFacts, manifest: Manifest | None, root: Path | None = None, own_tensors: bool = False) -> Route:
+    """The route for the bundle at ``root``, or for a request without one; DeviceError says what the device lacks.
 
     ``own_tensors``: it is to run on the user's tensors, which the native runner does not take (UnsupportedError).
     """
     runtime = manifest.runtime.name if manifest else None
+    if manifest is not None and root is not None and runtime in PROGRAMS and not own_tensors:
+        return program_route(facts, manifest, root)
     lack = lacking(facts, runtime)
     if not lack:
         return python_route(facts)
-    if runtime is not None and runtime in NATIVE:
+    if runtime is not None and runtime in (*NATIVE, *PROGRAMS):
         if own_tensors:
             raise UnsupportedError(f"edge's runner takes no tensors of your own. {lack}")
         return native_route(facts, runtime, lack)
@@ -111,6 +118,22 @@ def native_route(facts: BoardFacts, runtime: str, lack: str) -> Route:
         argv=(f"{folder}/{PROGRAM}",),
         environment={"LD_LIBRARY_PATH": folder},
     )
+
+
+def program_route(facts: BoardFacts, manifest: Manifest, root: Path) -> Route:
+    """By the bundle's own program. DeviceError if it cannot run there."""
+    files = {"model": root / manifest.entries[0].artifact}
+    for name, path in files.items():
+        elf.check(path, facts, name)
+    folder = f"{facts.folder}/programs/{elf.together(files)}"
+    return Route(name="native", folder=folder, files=files, argv=(f"{folder}/model",), environment={})
+
+
+def check_loadable(facts: BoardFacts, root: Path, manifest: Manifest) -> None:
+    """DeviceError if the bundle at ``root`` holds machine code, for the device, that it cannot load."""
+    for record in manifest.files:
+        if not record.path.startswith(EXPORTERS):
+            elf.check(root / record.path, facts, record.path)
 
 
 def bundle_files(root: Path, manifest: Manifest) -> Mapping[str, Path]:

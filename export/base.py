@@ -33,6 +33,7 @@ class Captured:
     calibration: tuple[Arrays, ...]  # inputs for static quantization: the user's, or the entry's own
     read: Callable[[], None] | None  # runs the entry's module on calibration data, for who watches it; None: there is none
     cost: Cost
+    model: str = ""  # the model's name, for artifacts that say it
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,11 @@ class Lowering(ABC):
     schemes: ClassVar[tuple[Scheme, ...]]
     #: Schemes that edge's own kernels can serve in this runtime, with the bits of their weights.
     kernels: ClassVar[Mapping[Scheme, int]] = {}
+
+    @property
+    def form(self) -> str:
+        """The runtime that families build their modules for, which is this one unless it shares another's compiler."""
+        return self.runtime
 
     @abstractmethod
     def unsupported(self, captured: Captured, recipe: Recipe) -> list[UnsupportedOperator]:

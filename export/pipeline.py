@@ -6,6 +6,7 @@ Nothing is written to the output unless every stage passes.
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ def export(
     if scheme not in lowering.schemes:
         known = ", ".join(known.value for known in lowering.schemes)
         raise UnsupportedError(f"{runtime} cannot do {scheme.value}: choose one of {known}, or another runtime.")
-    if tune_trials and runtime != "tvm":
+    if tune_trials and lowering.form != "tvm":
         progress.warn(f"tuning trials are for tvm: {runtime} has nothing to tune, so they are left out.")
         tune_trials = 0
     _check_part(family, model, part, context)
@@ -95,7 +96,7 @@ def export(
 
     progress.stage("load")
     source = Source(
-        checkpoint=checkpoint, config=config, random_seed=random_weights, runtime=runtime, part=part, context=context,
+        checkpoint=checkpoint, config=config, random_seed=random_weights, runtime=lowering.form, part=part, context=context,
         sparse=wanted, progress=progress,
     )  # fmt: skip
     built = family.load(model, variant, source)
@@ -175,7 +176,7 @@ class _Export:
         for entry in self.model.entries:
             given = calibration_for(entry, arrays, calibration) if arrays is not None and calibration else None
             used = used or given is not None
-            captured.append(capture(entry, given))
+            captured.append(dataclasses.replace(capture(entry, given), model=self.model.name))
         if arrays is not None and not used:
             names = ", ".join(spec.name for spec in self.model.entries[0].inputs)
             raise UsageError(f"{calibration} holds none of this model's inputs ({names}): name its arrays after them.")
@@ -319,7 +320,7 @@ class _Export:
 
 
 def _lowering(runtime: str) -> Lowering:
-    packages = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "executorch": ("executorch", "torchao"), "tvm": ("tvm",)}
+    packages = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "executorch": ("executorch", "torchao"), "tvm": ("tvm",), "static": ("tvm", "ziglang")}
     require("export", f"exporting to {runtime}", *packages.get(runtime, ()))
     return get_lowering(runtime)
 

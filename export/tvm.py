@@ -30,7 +30,11 @@ LIBRARY = "model.so"
 
 
 class TvmLowering(Lowering):
+    """``edge.export.static`` compiles the same graphs to a program: what differs is in the methods without an underscore."""
+
     runtime: ClassVar[str] = "tvm"
+    #: The file of the bundle that every entry point is in.
+    artifact: ClassVar[str] = LIBRARY
     schemes: ClassVar[tuple[Scheme, ...]] = (Scheme.FP32, Scheme.FP16, Scheme.INT8, Scheme.INT8_DYNAMIC)
 
     def unsupported(self, captured: Captured, recipe: Recipe) -> list[UnsupportedOperator]:
@@ -46,16 +50,16 @@ class TvmLowering(Lowering):
             item.entry.name: quantized[item.entry.name].program if quantized else item.program for item in captured
         }
         functions = {name: to_relax(decompose(program), name) for name, program in programs.items()}
-        needs = requirements(target)
-        foreign = not _runs_here(needs)
-        host = _host() if foreign else target
+        target = self.compiled_for(target)
+        foreign = not runs_here(requirements(target))
+        host = self.compiled_for(_host()) if foreign else target
         tuning = _tune(functions, host if foreign and recipe.tune_trials else target, recipe, progress)
-        files, used = _compile(functions, target, tuning, foreign, workdir / "target")
-        twin = _compile(functions, host, tuning, foreign, workdir / "twin")[0] if foreign else None
+        files, used = self._compile(functions, captured, target, tuning, foreign, workdir / "target")
+        twin = self._compile(functions, captured, host, tuning, foreign, workdir / "twin")[0] if foreign else None
         return Lowered(
-            files=files,
-            artifacts={name: Artifact(file=LIBRARY, method=name) for name in functions},
-            runtime=RuntimeRecord(name=self.runtime, version=str(version("apache-tvm")), abi=abi()),
+            files=self.packed(files, twin),
+            artifacts={name: Artifact(file=self.artifact, method=name) for name in functions},
+            runtime=RuntimeRecord(name=self.runtime, version=str(version("apache-tvm")), abi=self.abi()),
             notes=Notes(
                 tuned_trials=recipe.tune_trials if tuning.tasks else 0,
                 tuned_tasks=used,
@@ -64,6 +68,39 @@ class TvmLowering(Lowering):
             twin=twin,
             quantized={name: entry.run for name, entry in quantized.items()} or None,
         )
+
+    def compiled_for(self, target: Target) -> Target:
+        """The target as the compiler is to see it."""
+        return target
+
+    def abi(self) -> str:
+        return abi()
+
+    def packed(self, files: Mapping[str, Path], twin: Mapping[str, Path] | None) -> Mapping[str, Path]:
+        """What goes into the bundle."""
+        return files
+
+    def build(self, module: Any, captured: Sequence[Captured], target: Target, folder: Path) -> Mapping[str, Path]:
+        """Compile and link ``module``, whose kernels are scheduled or not, into ``folder``; the files by name."""
+        export_library(compile_module(module, llvm_target(target)), target, folder / LIBRARY, folder / "objects")
+        return {LIBRARY: folder / LIBRARY}
+
+    def _compile(
+        self, functions: Mapping[str, Any], captured: Sequence[Captured], target: Target, tuning: _Tuning, foreign: bool,
+        folder: Path,
+    ) -> tuple[Mapping[str, Path], int]:
+        """The files for ``target``, and how many kernels have a tuning record."""
+        folder.mkdir(parents=True)
+        llvm = llvm_target(target)
+        module = fuse(functions, llvm)
+        records = records_for(module, tuning.database, foreign)
+        files = dict(self.build(apply_records(module, records, llvm), captured, target, folder))
+        files[REQUIREMENTS] = folder / REQUIREMENTS
+        files[REQUIREMENTS].write_bytes(msgspec.json.encode(requirements(target)))
+        if records:
+            files[RECORDS] = folder / RECORDS
+            write_records(files[RECORDS], records)
+        return files, len(records)
 
 
 @dataclass(frozen=True)
@@ -114,25 +151,7 @@ def _quantize(captured: Sequence[Captured], scheme: Scheme) -> dict[str, Quantiz
     return quantized
 
 
-def _compile(
-    functions: Mapping[str, Any], target: Target, tuning: _Tuning, foreign: bool, folder: Path
-) -> tuple[dict[str, Path], int]:
-    """Compile and link for ``target``; gives the bundle's files and how many kernels have a tuning record."""
-    folder.mkdir(parents=True)
-    llvm = llvm_target(target)
-    module = fuse(functions, llvm)
-    records = records_for(module, tuning.database, foreign)
-    executable = compile_module(apply_records(module, records, llvm), llvm)
-    files = {name: folder / name for name in (LIBRARY, REQUIREMENTS)}
-    export_library(executable, target, files[LIBRARY], folder / "objects")
-    files[REQUIREMENTS].write_bytes(msgspec.json.encode(requirements(target)))
-    if records:
-        files[RECORDS] = folder / RECORDS
-        write_records(files[RECORDS], records)
-    return files, len(records)
-
-
-def _runs_here(needs: Requirements) -> bool:
+def runs_here(needs: Requirements) -> bool:
     flags = cpu_flags()
     return needs.arch == host_arch() and (flags is None or set(needs.flags) <= flags)
 

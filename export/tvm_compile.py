@@ -78,17 +78,21 @@ def compile_module(module: Any, llvm: Any) -> Any:
     """The executable of a fused module; kernels that are not scheduled yet get a schedule here."""
     import tvm
 
-    scheduled = vectorize_math(schedule_module(module, machine_of(llvm)))
     with compile_context(llvm):
-        return tvm.compile(scheduled, target=llvm)
+        return tvm.compile(schedule(module, llvm), target=llvm)
+
+
+def schedule(module: Any, llvm: Any) -> Any:
+    """``module`` with every kernel scheduled."""
+    return vectorize_math(schedule_module(module, machine_of(llvm)))
 
 
 @contextmanager
-def compile_context(llvm: Any) -> Iterator[None]:
-    """What every kernel is compiled under."""
+def compile_context(llvm: Any, checked: bool = True) -> Iterator[None]:
+    """What every kernel is compiled under; ``checked`` kernels look at their arguments at every call."""
     import tvm
 
     # Vectors along an axis of odd length leave a rest: the loop is cut in two, so that only the rest has a condition.
-    config = {"s_tir.LoopPartition": {"partition_const_loop": True}}
+    config = {"s_tir.LoopPartition": {"partition_const_loop": True}, "tirx.disable_assert": not checked}
     with llvm, tvm.transform.PassContext(opt_level=3, config=config):
         yield

@@ -28,7 +28,7 @@ def export(
         str | None, typer.Option("--target", metavar="T", help="A name (see `edge targets`), or a .toml profile.")
     ] = None,
     runtime: Annotated[
-        str | None, typer.Option("--runtime", metavar="R", help="onnx, executorch, tvm or auto.")
+        str | None, typer.Option("--runtime", metavar="R", help="onnx, executorch, tvm, static or auto.")
     ] = None,
     quantize: Annotated[
         str | None, typer.Option("--quantize", metavar="S", help="fp32, fp16, int8, int8-dynamic, int4 or auto.")
@@ -53,6 +53,9 @@ def export(
     tune_trials: Annotated[
         int | None, typer.Option("--tune-trials", metavar="N", min=0, help="tvm: MetaSchedule measurements to spend.")
     ] = None,
+    static: Annotated[
+        bool, typer.Option("--static", help="tvm: one program that holds the model and needs nothing installed.")
+    ] = False,
     sparse: Annotated[
         str | None,
         typer.Option("--sparse", metavar="auto|on|off", help="edge's own kernels, which skip what squared ReLUs make zero."),
@@ -77,6 +80,7 @@ def export(
       edge export --target rpi                           what edge.toml lists
       edge export tspulse --target rpi                   runtime and scheme as the target suggests
       edge export tspulse --target cpu --runtime tvm --quantize fp32 --tune-trials 64
+      edge export tspulse --target android --runtime tvm --static
       edge export relu2-mlp --target rpi5 --runtime executorch --quantize int8 --calibration mine.npz
       edge export mypkg.mymodel:factory --target cpu --runtime onnx -o build/mine.edge
     """
@@ -86,7 +90,7 @@ def export(
     from edge.errors import EdgeError
 
     flags = Flags(
-        runtime=runtime,
+        runtime=_program(runtime) if static else runtime,
         scheme=quantize,
         checkpoint=checkpoint,
         config=config,
@@ -108,6 +112,15 @@ def export(
         print_summary(rows)
     if failed := [row.model for row in rows if row.error is not None]:
         raise EdgeError(f"{len(failed)} of {len(rows)} models failed ({', '.join(failed)}): the reasons are above.")
+
+
+def _program(runtime: str | None) -> str:
+    """The runtime that --static means."""
+    from edge.errors import UsageError
+
+    if runtime not in (None, "tvm", "static"):
+        raise UsageError(f"a static program is compiled by tvm, not by {runtime}: pass --runtime tvm, or leave --static out.")
+    return "static"
 
 
 @dataclass(frozen=True, kw_only=True)

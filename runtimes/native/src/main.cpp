@@ -14,6 +14,9 @@
 #include "json.h"
 #include "refusal.h"
 #include "session.h"
+#ifdef EDGE_STATIC
+#include "static/serve.h"
+#endif
 
 namespace edge {
 namespace {
@@ -72,6 +75,9 @@ int run() {
 }  // namespace edge
 
 int main(int argc, char** argv) {
+#ifdef EDGE_STATIC
+  if (argc > 1 && std::string(argv[1]) == "--serve") return edge::serve({argv + 2, argv + argc});
+#endif
   if (argc > 1) {
     // Asked by a person: what it is. Everything else comes as a request.
     std::printf("edge-runner for %s\n", edge::runtime_name());

@@ -5,10 +5,9 @@
 #include <unistd.h>
 
 #include <cstring>
-#include <set>
 
+#include "cpu.h"
 #include "facts.h"
-#include "files.h"
 #include "refusal.h"
 #include "session.h"
 
@@ -18,8 +17,6 @@
 
 namespace edge {
 namespace {
-
-constexpr const char* kRequirements = "cpu.json";
 
 void check_machine(const Bundle& bundle, const std::string& artifact) {
   Elf64_Ehdr header{};
@@ -33,38 +30,6 @@ void check_machine(const Bundle& bundle, const std::string& artifact) {
   if (compiled != architecture()) {
     throw Refusal("BundleError", "this bundle is compiled for " + compiled + " and this machine is " + architecture() +
                                      ": run it on the device, or export it with `--target cpu`.");
-  }
-}
-
-std::set<std::string> words(const std::string& text) {
-  std::set<std::string> found;
-  for (size_t start = 0; start < text.size();) {
-    const size_t end = std::min(text.find(' ', start), text.size());
-    if (end > start) found.insert(text.substr(start, end - start));
-    start = end + 1;
-  }
-  return found;
-}
-
-void check_cpu(const Bundle& bundle) {
-  // Without that line (an emulator may show its host's file) nothing is known, and nothing refused.
-  const std::string cpuinfo = try_read("/proc/cpuinfo").value_or("");
-  const auto line = line_of(cpuinfo, architecture() == "x86_64" ? "flags" : "Features");
-  if (!line) return;
-  const std::set<std::string> has = words(*line);
-  try {
-    const Json required = Json::parse(read_file(bundle.file(kRequirements)));
-    std::string lacks;
-    for (const Json& flag : required.at("flags").items()) {
-      if (!has.count(flag.text())) lacks += (lacks.empty() ? "" : ", ") + flag.text();
-    }
-    if (!lacks.empty()) {
-      throw Refusal("BundleError", "this bundle is compiled for " + required.at("cpu").text() + ", whose " + lacks + " this CPU lacks: export it for this one.");
-    }
-  } catch (const Refusal&) {
-    throw;
-  } catch (const std::runtime_error& error) {
-    throw Refusal("BundleError", std::string("'") + kRequirements + "' of this bundle cannot be read (" + error.what() + "): export it again.");
   }
 }
 
