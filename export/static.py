@@ -23,12 +23,13 @@ from edge.export.tvm_compile import llvm_target, schedule
 from edge.export.tvm_records import RECORDS
 from edge.runtimes.native.program import abi
 from edge.runtimes.static import HOST, PROGRAM, WEIGHTS
-from edge.spec import Target
+from edge.spec import Scheme, Target
 
 
 class StaticLowering(TvmLowering):
     runtime: ClassVar[str] = "static"
     artifact: ClassVar[str] = PROGRAM
+    kernels: ClassVar[Mapping[Scheme, int]] = {}  # edge's own are not linked into a program
 
     @property
     def form(self) -> str:
