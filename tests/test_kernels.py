@@ -20,7 +20,7 @@ from edge.runtimes.kernels import build
 from edge.runtimes.kernels.binding import ABI, Kernels, MLAShape, Pool
 
 HERE = Path(__file__).parent
-ISAS = ("portable", "avx2", "avx512vnni", "neon", "dotprod")
+ISAS = ("portable", "avx2", "avx512vnni", "amx", "neon", "dotprod")
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +117,31 @@ def test_the_whole_mlp(pool: Pool, isa: Kernels, bits: int, width: int, hidden: 
     close(found, middle @ dense(*down), 2e-5)
 
 
+@settings(max_examples=20, deadline=None)
+@given(rows=st.integers(1, 2500), columns=st.integers(1, 150), count=st.sampled_from([1, 1, 3]), seed=seeds)
+def test_a_head_is_finer_where_it_matters(
+    pool: Pool, isa: Kernels, rows: int, columns: int, count: int, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    weights = random.standard_normal((rows, columns)).astype(np.float32)
+    first = isa.quantize(4, weights)
+    second = isa.quantize(4, weights - dense(*first))
+    assert ((dense(*first) + dense(*second) - weights) ** 2).mean() < 0.015**2  # some 8 bits of a deviation of 1
+    x = random.standard_normal((count, columns)).astype(np.float32) * 3
+    found = isa.head(rows, isa.pack_tiled(4, *first), isa.pack_tiled(4, *second), x, pool)
+    coarse = rounded(x) @ dense(*first).T
+    whole = coarse + rounded(x) @ dense(*second).T
+    fine = np.abs(found - whole) <= 5e-6 * np.abs(whole).max()
+    assert (fine | (np.abs(found - coarse) <= 5e-6 * np.abs(whole).max())).all()
+    if count > 1:
+        assert fine.all()
+        return
+    refined = np.unique(np.flatnonzero(fine[0]) // 16)
+    assert coarse[0].argmax() // 16 in refined
+    near = coarse[0] > coarse[0].max() - 10.9
+    assert rows > 256 or fine[0, near].all()  # so few are all refined, if within reach
+
+
 def attention(latent: int, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
     """Float64: rows [n, row], query [heads, row] to [heads, latent]."""
     scores = query.astype(np.float64) @ rows.astype(np.float64).T
@@ -183,6 +208,7 @@ def test_not_a_number_stays_one(isa: Kernels, pool: Pool) -> None:
             x = random.standard_normal((count, 64)).astype(np.float32)
             x[0, 40] = poison
             assert np.isnan(isa.matmul(4, 64, tiled, x, pool)[0]).all()
+            assert np.isnan(isa.head(64, tiled, tiled, x, pool)[0]).all()
             y, _ = isa.relu2_mlp(4, 64, tiled, neurons, x, pool)
             assert np.isnan(y[0]).all() and np.isfinite(y[1:]).all()
             down, _ = isa.sparse_down(4, 64, neurons, x, pool)
@@ -238,7 +264,7 @@ def test_the_norm_and_the_probe(library: Kernels, pool: Pool) -> None:
 
 
 def test_refusals(library: Kernels) -> None:
-    assert library.library.edge_kernels_abi_version() == ABI and library.version == "1.0"
+    assert library.library.edge_kernels_abi_version() == ABI and library.version == "1.1"
     q, scales = library.quantize(4, np.ones((16, 32), np.float32))
     packed = library.pack_tiled(4, q, scales)
     with pytest.raises(UsageError, match="288 bytes are no packed 17 x 32"):

@@ -1,4 +1,4 @@
-/* One query's attention to a run of rows, 16 heads side by side in a vector, rows in tiles: the tile's scores, then its part of
+/* Attention of some queries to the same rows, 16 heads side by side in a vector, rows in tiles: the tile's scores, then its part of
  * the outputs, with the running maximum of Milakov and Gimelshein, arXiv 1805.02867.
  *
  * turned   [blocks of 16 heads][row][16], the query
@@ -52,6 +52,26 @@ INLINE void values(size_t width, size_t padded, size_t count, const float *tile,
   }
 }
 
+/* The tile's scores become chances under the new maximum, and what was summed before fades. */
+INLINE void soften(size_t padded, size_t count, float *chances, float *state) {
+  const v16 before = load16(state);
+  v16 most = before, sum = load16(state + 16);
+  for (size_t t = 0; t < count; t++) most = greater16(load16(chances + 16 * t), most);
+  float *out = state + 32;
+  const v16 fade = exp16(before - most);
+  sum *= fade;
+  for (int h = 0; h < 16; h++)
+    if (fade[h] != 1.0f)
+      for (size_t v = 0; v < padded; v += 16) store16(out + (size_t)h * padded + v, load16(out + (size_t)h * padded + v) * fade[h]);
+  for (size_t t = 0; t < count; t++) {
+    const v16 chance = exp16(load16(chances + 16 * t) - most);
+    store16(chances + 16 * t, chance);
+    sum += chance;
+  }
+  store16(state, most);
+  store16(state + 16, sum);
+}
+
 static void attend_tile(size_t latent, size_t row, size_t count, const float *tile, const float *turned, float *chances,
                         float *state) {
   const size_t width = up_to(row, 16), padded = up_to(latent, 16);
@@ -59,28 +79,13 @@ static void attend_tile(size_t latent, size_t row, size_t count, const float *ti
   for (; t + TOKENS_AT_ONCE <= count; t += TOKENS_AT_ONCE)
     scores(row, width, tile + t * width, turned, TOKENS_AT_ONCE, chances + 16 * t);
   for (; t < count; t++) scores(row, width, tile + t * width, turned, 1, chances + 16 * t);
-  const v16 before = load16(state);
-  v16 most = before, sum = load16(state + 16);
-  for (t = 0; t < count; t++) most = greater16(load16(chances + 16 * t), most);
-  float *out = state + 32;
-  const v16 fade = exp16(before - most);
-  sum *= fade;
-  for (int h = 0; h < 16; h++)
-    if (fade[h] != 1.0f)
-      for (size_t v = 0; v < padded; v += 16) store16(out + (size_t)h * padded + v, load16(out + (size_t)h * padded + v) * fade[h]);
-  for (t = 0; t < count; t++) {
-    const v16 chance = exp16(load16(chances + 16 * t) - most);
-    store16(chances + 16 * t, chance);
-    sum += chance;
-  }
-  store16(state, most);
-  store16(state + 16, sum);
-  for (size_t first = 0; first < 16; first += HEADS_AT_ONCE) values(width, padded, count, tile, chances, first, out);
+  soften(padded, count, chances, state);
+  for (size_t first = 0; first < 16; first += HEADS_AT_ONCE) values(width, padded, count, tile, chances, first, state + 32);
 }
 
-static void attend(size_t heads, size_t latent, size_t row, size_t count, const uint16_t *rows, const float *turned,
-                   float *scratch, float *state) {
-  const size_t width = up_to(row, 16), each = 32 + 16 * up_to(latent, 16);
+static void attend(const attention *shape, size_t count, const uint16_t *rows, size_t tokens, const float *turned, float *scratch,
+                   float *state) {
+  const size_t row = shape->row, latent = shape->latent, width = up_to(row, 16), each = 32 + 16 * up_to(latent, 16);
   float *chances = scratch + RUN * width;
   for (size_t done = 0; done < count; done += RUN, rows += RUN * row) {
     const size_t n = count - done < RUN ? count - done : RUN;
@@ -96,7 +101,9 @@ static void attend(size_t heads, size_t latent, size_t row, size_t count, const 
         scratch[t * width + d] = half_to_float(half);
       }
     }
-    for (size_t block = 0; block < up_to(heads, 16) / 16; block++)
-      attend_tile(latent, row, n, scratch, turned + block * row * 16, chances, state + block * each);
+    for (size_t token = 0; token < tokens; token++)
+      for (size_t block = 0; block < up_to(shape->heads, 16) / 16; block++)
+        attend_tile(latent, row, n, scratch, turned + token * shape->turned + block * row * 16, chances,
+                    state + token * shape->state + block * each);
   }
 }

@@ -125,6 +125,20 @@ class Kernels:
         )
         return y
 
+    def head(
+        self, rows: int, coarse: np.ndarray, fine: np.ndarray, x: np.ndarray, pool: Pool | None = None
+    ) -> np.ndarray:
+        """x [tokens, columns] to logits [tokens, rows]: two tiled matrices of 4 bits, the second of them where it matters."""
+        x = _floats(x)
+        tokens, columns = x.shape
+        y = np.empty((tokens, rows), np.float32)
+        for packed in (coarse, fine):
+            self._bytes("tiled", 4, rows, columns, packed)
+        self._check(
+            self.library.edge_head(_handle(pool), rows, columns, _at(coarse), _at(fine), tokens, _at(x), _at(y))
+        )
+        return y
+
     def embed(self, bits: int, rows: int, columns: int, packed: np.ndarray, ids: np.ndarray) -> np.ndarray:
         ids = np.ascontiguousarray(ids, np.int64)
         out = np.empty((len(ids), columns), np.float32)
@@ -280,6 +294,7 @@ _SIGNATURES: dict[str, list[object]] = {
     "edge_pack_neurons": [c_int, _N, _N, _P, _P, _P],
     "edge_unpack_neurons": [c_int, _N, _N, _P, _P, _P],
     "edge_matmul_blocks": [_P, _N, c_int, _N, _N, _P, _N, _P, _P],
+    "edge_head": [_P, _N, _N, _P, _P, _N, _P, _P],
     "edge_embed": [c_int, _N, _N, _P, _N, _P, _P],
     "edge_rms_norm": [_N, _N, _P, c_float, _P, _P],
     "edge_relu2_mlp": [_P, c_int, _N, _N, _P, _P, _N, _P, _P, POINTER(c_uint64)],

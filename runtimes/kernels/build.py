@@ -28,7 +28,11 @@ _FLAGS = (
 )  # fmt: skip
 _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mfma", "-mprefer-vector-width=512")
 _OWN_FLAGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "x86_64": {"isa_avx2": ("-mavx2", "-mfma", "-mf16c"), "isa_avx512vnni": _AVX512},
+    "x86_64": {
+        "isa_avx2": ("-mavx2", "-mfma", "-mf16c"),
+        "isa_avx512vnni": _AVX512,
+        "isa_amx": (*_AVX512, "-mamx-tile", "-mamx-int8", "-mamx-bf16"),
+    },
     "aarch64": {"isa_neon": (), "isa_dotprod": ("-march=armv8.2-a+dotprod",)},
 }
 #: Zig names CPUs, not features.

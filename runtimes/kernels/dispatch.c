@@ -5,6 +5,9 @@
 
 static const instruction_set *const ALL[] = {
 #if defined(__x86_64__)
+#if defined(__linux__)
+    &edge_amx,
+#endif
     &edge_avx512vnni, &edge_avx2,
 #elif defined(__aarch64__)
     &edge_dotprod, &edge_neon,

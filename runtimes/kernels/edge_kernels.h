@@ -19,7 +19,7 @@ extern "C" {
 #endif
 
 #define EDGE_KERNELS_ABI 1
-#define EDGE_KERNELS_VERSION "1.0"
+#define EDGE_KERNELS_VERSION "1.1"
 
 #define EDGE_BAD_ARGUMENT 1 /* bits that are neither 4 nor 8, a size of zero, an unknown instruction set */
 #define EDGE_NO_MEMORY 2
@@ -41,7 +41,7 @@ typedef struct edge_pool {
 
 EDGE_API int edge_kernels_abi_version(void);
 EDGE_API const char *edge_kernels_version(void);
-/* The instruction set in use: portable, avx2, avx512vnni, neon, dotprod. */
+/* The instruction set in use: portable, avx2, avx512vnni, amx, neon, dotprod. */
 EDGE_API const char *edge_kernels_isa(void);
 /* Use another (tests do, to compare); NULL: the best one again. EDGE_BAD_ARGUMENT if this CPU lacks it. */
 EDGE_API int edge_kernels_use(const char *isa);
@@ -71,6 +71,11 @@ EDGE_API int edge_matmul(const edge_pool *pool, int bits, size_t rows, size_t co
  * x [tokens][blocks][columns] to y [tokens][blocks][rows]. */
 EDGE_API int edge_matmul_blocks(const edge_pool *pool, size_t blocks, int bits, size_t rows, size_t columns,
                                 const void *packed, size_t tokens, const float *x, float *y);
+/* y [tokens][rows], the logits of a head: two tiled matrices of bits 4 whose sum it is, the second what the first leaves out. Of
+ * a single token the second is read only where it can matter: for the tiles of 16 with the largest logits, one in 16 of them
+ * (but 16), and none that is 11 below the largest. Of several tokens it is read whole. */
+EDGE_API int edge_head(const edge_pool *pool, size_t rows, size_t columns, const void *coarse, const void *fine, size_t tokens,
+                       const float *x, float *y);
 /* out [tokens][columns]: rows `ids` of a tiled matrix, which serves as table of embeddings too. Ids beyond it are refused. */
 EDGE_API int edge_embed(int bits, size_t rows, size_t columns, const void *packed, size_t tokens, const int64_t *ids,
                         float *out);

@@ -47,6 +47,11 @@ typedef struct live_neuron {
   float value;
 } live_neuron;
 
+/* Sizes of attention, and how many floats a query and its state take. */
+typedef struct attention {
+  size_t heads, latent, row, turned, state;
+} attention;
+
 typedef struct instruction_set {
   const char *name;
   int (*usable)(void);
@@ -64,12 +69,12 @@ typedef struct instruction_set {
   void (*expand4)(size_t width, const uint8_t *packed, size_t first, size_t count, size_t strip, float *w);
   void (*expand8)(size_t width, const uint8_t *packed, size_t first, size_t count, size_t strip, float *w);
   void (*gather)(size_t first, size_t count, const live_neuron *live, const float *w, float *y);
-  /* Attention of one query to `count` rows: see attend.h. */
-  void (*attend)(size_t heads, size_t latent, size_t row, size_t count, const uint16_t *rows, const float *turned,
-                 float *scratch, float *state);
+  /* Attention of `tokens` queries to the same `count` rows: see attend.h. */
+  void (*attend)(const attention *shape, size_t count, const uint16_t *rows, size_t tokens, const float *turned, float *scratch,
+                 float *state);
 } instruction_set;
 
-extern const instruction_set edge_portable, edge_avx2, edge_avx512vnni, edge_neon, edge_dotprod;
+extern const instruction_set edge_portable, edge_avx2, edge_avx512vnni, edge_amx, edge_neon, edge_dotprod;
 const instruction_set *edge_isa(void);
 
 /* Threads. */
@@ -78,7 +83,7 @@ static inline size_t edge_threads(const edge_pool *pool) { return pool && pool->
 
 /* Memory of the calling thread that lasts until it ends, 64-byte aligned: one piece for each kind of user, since they call each
  * other. What was in a piece is lost when it is asked for again. */
-enum scratch_user { SCRATCH_PRODUCT, SCRATCH_MLP, SCRATCH_ATTENTION, SCRATCH_LAYER, SCRATCH_TASK, SCRATCH_USERS };
+enum scratch_user { SCRATCH_PRODUCT, SCRATCH_MLP, SCRATCH_ATTENTION, SCRATCH_LAYER, SCRATCH_TASK, SCRATCH_TILES, SCRATCH_USERS };
 void *edge_scratch(enum scratch_user user, size_t bytes);
 
 static inline float half_to_float(uint16_t half) {

@@ -36,6 +36,14 @@ static void prepare(void *context, size_t token) {
   for (size_t i = 0; i < shape->rope; i++) job->own[token * row + shape->latent + i] = float_to_half(turned[i]);
 }
 
+/* The absorbed queries [heads][latent] to their places before the rotated ones. */
+static void gather_query(void *context, size_t token) {
+  const layer_job *job = context;
+  const size_t heads = job->shape->heads, latent = job->shape->latent, row = latent + job->shape->rope;
+  for (size_t i = token * heads; i < (token + 1) * heads; i++)
+    memcpy(job->query + i * row, job->absorbed + i * latent, latent * sizeof(float));
+}
+
 int edge_mla_layer(const edge_pool *pool, const edge_mla_shape *shape, int bits, const void *to_key, const void *to_value,
                    size_t tokens, const float *projected, const float *cos, const float *sin, float eps, size_t position,
                    const uint16_t *cache, uint16_t *own, float *out) {
@@ -49,7 +57,7 @@ int edge_mla_layer(const edge_pool *pool, const edge_mla_shape *shape, int bits,
   edge_parallel(tokens > 1 ? pool : NULL, tokens, prepare, &job);
   int status = edge_matmul_blocks(pool, heads, bits, latent, shape->nope, to_key, tokens, job.plain, job.absorbed);
   if (status) return status;
-  for (size_t i = 0; i < tokens * heads; i++) memcpy(job.query + i * row, job.absorbed + i * latent, latent * sizeof(float));
+  edge_parallel(tokens > 1 ? pool : NULL, tokens, gather_query, &job);
   status = edge_mla(pool, heads, latent, shape->rope, position, cache, tokens, own, job.query, job.absorbed);
   if (status) return status;
   return edge_matmul_blocks(pool, heads, bits, shape->value, latent, to_value, tokens, job.absorbed, out);

@@ -14,14 +14,15 @@ typedef struct down_job {
   const uint8_t *packed;
   const live_neuron *live; /* [tokens][hidden] */
   const size_t *count;     /* [tokens] */
+  const uint32_t *starts;  /* [tokens][blocks of NEURONS + 1]: where each block's neurons begin in `live` */
   float *partial;          /* [parts][padded width], then each part's coefficients */
   float *y;
 } down_job;
 
-/* The live neurons of `activations` [hidden], in order; not-a-number is live. */
-static size_t find_live(size_t hidden, const float *activations, live_neuron *live) {
+/* The live ones of neurons first..last, in order; not-a-number is live. */
+static size_t find_live(size_t first, size_t last, const float *activations, live_neuron *live) {
   size_t count = 0;
-  for (size_t i = 0; i < hidden; i++) {
+  for (size_t i = first; i < last; i++) {
     live[count] = (live_neuron){(uint32_t)i, activations[i]};
     count += activations[i] != 0.0f;
   }
@@ -55,18 +56,15 @@ static void down_strip(void *context, size_t strip) {
   float *memory = edge_scratch(SCRATCH_TASK, (NEURONS + MOST_TOKENS) * STRIP * sizeof(float));
   if (!memory) return; /* told by down_many's own attempt */
   float *w = memory, *y = memory + NEURONS * STRIP;
-  size_t next[MOST_TOKENS] = {0};
+  const size_t blocks = up_to(job->hidden, NEURONS) / NEURONS + 1;
   memset(y, 0, job->tokens * STRIP * sizeof(float));
   for (size_t first = 0; first < job->hidden; first += NEURONS) {
     const size_t n = job->hidden - first < NEURONS ? job->hidden - first : NEURONS;
     (job->bits == 4 ? job->isa->expand4 : job->isa->expand8)(job->width, job->packed, first, n, strip, w);
     for (size_t token = 0; token < job->tokens; token++) {
       const live_neuron *live = job->live + token * job->hidden;
-      const size_t begin = next[token];
-      size_t end = begin;
-      while (end < job->count[token] && live[end].index < first + n) end++;
-      job->isa->gather(first, end - begin, live + begin, w, y + token * STRIP);
-      next[token] = end;
+      const uint32_t *starts = job->starts + token * blocks + first / NEURONS;
+      job->isa->gather(first, starts[1] - starts[0], live + starts[0], w, y + token * STRIP);
     }
   }
   const size_t start = strip * STRIP, valid = job->width - start < STRIP ? job->width - start : STRIP;
@@ -79,11 +77,23 @@ typedef struct activate_job {
   const float *activations;
   live_neuron *live;
   size_t *count;
+  uint32_t *starts;
 } activate_job;
 
 static void activate_token(void *context, size_t token) {
   const activate_job *job = context;
-  job->count[token] = find_live(job->hidden, job->activations + token * job->hidden, job->live + token * job->hidden);
+  const size_t blocks = up_to(job->hidden, NEURONS) / NEURONS;
+  const float *activations = job->activations + token * job->hidden;
+  live_neuron *live = job->live + token * job->hidden;
+  uint32_t *starts = job->starts + token * (blocks + 1);
+  size_t count = 0;
+  for (size_t block = 0; block < blocks; block++) {
+    const size_t first = block * NEURONS, last = first + NEURONS < job->hidden ? first + NEURONS : job->hidden;
+    starts[block] = (uint32_t)count;
+    count += find_live(first, last, activations, live + count);
+  }
+  starts[blocks] = (uint32_t)count;
+  job->count[token] = count;
 }
 
 int edge_sparse_down(const edge_pool *pool, int bits, size_t width, size_t hidden, const void *down, size_t tokens,
@@ -92,16 +102,18 @@ int edge_sparse_down(const edge_pool *pool, int bits, size_t width, size_t hidde
   if (live) *live = 0;
   const size_t most = tokens < MOST_TOKENS ? tokens : MOST_TOKENS, padded = up_to(width, STRIP);
   const size_t lists = up_to((most * hidden + 1) * sizeof(live_neuron), 64), counts = up_to(most * sizeof(size_t), 64);
+  const size_t starts = up_to(most * (up_to(hidden, NEURONS) / NEURONS + 1) * sizeof(uint32_t), 64);
   const size_t partial = edge_threads(pool) * (padded + coefficients_of(width)) * sizeof(float);
-  uint8_t *memory = edge_scratch(SCRATCH_MLP, lists + counts + partial);
+  uint8_t *memory = edge_scratch(SCRATCH_MLP, lists + counts + starts + partial);
   if (!memory) return EDGE_NO_MEMORY;
   for (size_t done = 0; done < tokens; done += most) {
     const size_t n = tokens - done < most ? tokens - done : most;
-    activate_job found = {hidden, activations + done * hidden, (live_neuron *)memory, (size_t *)(memory + lists)};
+    activate_job found = {hidden, activations + done * hidden, (live_neuron *)memory, (size_t *)(memory + lists),
+                          (uint32_t *)(memory + lists + counts)};
     edge_parallel(n > 1 ? pool : NULL, n, activate_token, &found);
     for (size_t token = 0; live && token < n; token++) *live += found.count[token];
-    down_job job = {edge_isa(), bits, width, hidden, n, 1, down, found.live, found.count, (float *)(memory + lists + counts),
-                    y + done * width};
+    down_job job = {edge_isa(), bits, width, hidden, n, 1, down, found.live, found.count, found.starts,
+                    (float *)(memory + lists + counts + starts), y + done * width};
     if (n >= MANY_TOKENS) {
       edge_parallel(pool, padded / STRIP, down_strip, &job);
       continue;
@@ -134,7 +146,7 @@ int edge_relu2_mlp(const edge_pool *pool, int bits, size_t width, size_t hidden,
     uint64_t some = 0;
     int status = edge_matmul(pool, bits, hidden, width, up, n, x + done * width, middle);
     if (status) return status;
-    activate_job job = {hidden, middle, NULL, NULL};
+    activate_job job = {hidden, middle, NULL, NULL, NULL};
     edge_parallel(n > 1 ? pool : NULL, n, square, &job);
     status = edge_sparse_down(pool, bits, width, hidden, down, n, middle, y + done * width, &some);
     if (status) return status;

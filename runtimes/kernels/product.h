@@ -8,6 +8,10 @@
 INLINE void product(int bits, size_t first, size_t last, size_t rows, const uint8_t *packed, size_t tokens, const activations *x,
                     float *y, size_t stride) {
   const size_t bytes = x->groups * tile_group_bytes(bits);
+#ifdef SIDE /* the instruction set has tiles(bits, packed, bytes, x, token, out): SIDE of them side by side, for one token */
+  for (; tokens == 1 && first + SIDE <= last && (first + SIDE) * TILE <= rows; first += SIDE)
+    tiles(bits, packed + first * bytes, bytes, x, 0, y + first * TILE);
+#endif
   for (size_t tile = first; tile < last; tile++) {
     const uint8_t *w = packed + tile * bytes;
     const size_t valid = rows - tile * TILE < TILE ? rows - tile * TILE : TILE;
@@ -28,6 +32,7 @@ INLINE void product(int bits, size_t first, size_t last, size_t rows, const uint
     }
   }
 }
+#ifndef OWN_PRODUCTS
 static void product4(size_t first, size_t last, size_t rows, const uint8_t *packed, size_t tokens, const activations *x, float *y,
                      size_t stride) {
   product(4, first, last, rows, packed, tokens, x, y, stride);
@@ -36,7 +41,11 @@ static void product8(size_t first, size_t last, size_t rows, const uint8_t *pack
                      size_t stride) {
   product(8, first, last, rows, packed, tokens, x, y, stride);
 }
+#endif
 
+#ifndef EXPAND4
+#define EXPAND4 expand4
+#endif
 #define INSTRUCTION_SET(name, string)                                                                                   \
   const instruction_set name = {string, usable,  quantize, product4, product8, down4, down8,                           \
-                                expand4, expand8, gather,   attend};
+                                EXPAND4, expand8, gather,   attend};

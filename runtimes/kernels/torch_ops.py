@@ -23,6 +23,7 @@ _MLA = (
 _SCHEMAS = {
     "embed": ("Tensor ids, Tensor table, int rows, int columns, int bits", 1),
     "linear": ("Tensor x, Tensor packed, int rows, int bits", 1),
+    "head": ("Tensor x, Tensor coarse, Tensor fine, int rows", 1),
     "rms_norm": ("Tensor x, float eps", 1),
     "relu2_mlp": ("Tensor x, Tensor up, Tensor down, int hidden, int bits", 1),
     "mla": (_MLA, 2),
@@ -48,6 +49,10 @@ def _embed(ids: Tensor, table: Tensor, rows: int, columns: int, bits: int) -> Te
 
 def _linear(x: Tensor, packed: Tensor, rows: int, bits: int) -> Tensor:
     return torch.from_numpy(kernels.load().matmul(bits, rows, packed.numpy(), x.numpy()[:, None], _pool())[:, 0])
+
+
+def _head(x: Tensor, coarse: Tensor, fine: Tensor, rows: int) -> Tensor:
+    return torch.from_numpy(kernels.load().head(rows, coarse.numpy(), fine.numpy(), x.numpy(), _pool()))
 
 
 def _rms_norm(x: Tensor, eps: float) -> Tensor:
@@ -78,6 +83,10 @@ def _linear_shape(x: Tensor, packed: Tensor, rows: int, bits: int) -> Tensor:
     return x.new_empty((x.shape[0], rows))
 
 
+def _head_shape(x: Tensor, coarse: Tensor, fine: Tensor, rows: int) -> Tensor:
+    return x.new_empty((x.shape[0], rows))
+
+
 def _same_shape(x: Tensor, *rest: object) -> Tensor:
     return torch.empty_like(x)
 
@@ -93,6 +102,7 @@ def _mla_shape(
 for _name, _real, _fake in (
     ("embed", _embed, _embed_shape),
     ("linear", _linear, _linear_shape),
+    ("head", _head, _head_shape),
     ("rms_norm", _rms_norm, _same_shape),
     ("relu2_mlp", _relu2_mlp, _same_shape),
     ("mla", _mla, _mla_shape),

@@ -159,7 +159,7 @@ INLINE void expand(int bits, size_t width, const uint8_t *packed, size_t first, 
     }
   }
 }
-static void expand4(size_t width, const uint8_t *packed, size_t first, size_t count, size_t strip, float *w) {
+static inline void expand4(size_t width, const uint8_t *packed, size_t first, size_t count, size_t strip, float *w) {
   expand(4, width, packed, first, count, strip, w);
 }
 static void expand8(size_t width, const uint8_t *packed, size_t first, size_t count, size_t strip, float *w) {

@@ -92,6 +92,19 @@ void linear(Arguments& a) {
   a.finish(a.good() ? edge_matmul(&threads, bits, rows, columns, packed, tokens, x, out) : 0);
 }
 
+void head(Arguments& a) {
+  size_t elements, coarse_bytes, fine_bytes;
+  const float* x = a.floats(elements);
+  const size_t columns = a.last(), tokens = elements / columns;
+  const void* coarse = a.packed(coarse_bytes);
+  const void* fine = a.packed(fine_bytes);
+  const size_t rows = a.size();
+  float* out = a.out<float>(ScalarType::Float, tokens * rows);
+  a.check(coarse_bytes == edge_tiled_bytes(4, rows, columns) && fine_bytes == coarse_bytes);
+  const edge_pool threads = pool();
+  a.finish(a.good() ? edge_head(&threads, rows, columns, coarse, fine, tokens, x, out) : 0);
+}
+
 void rms_norm(Arguments& a) {
   size_t elements;
   const float* x = a.floats(elements);
@@ -152,6 +165,7 @@ void call(KernelRuntimeContext& context, Span<EValue*> stack) {
 // As ExecuTorch's own kernels call themselves in its traces.
 constexpr const char* kEmbed = "native_call_edge::embed.out";
 constexpr const char* kLinear = "native_call_edge::linear.out";
+constexpr const char* kHead = "native_call_edge::head.out";
 constexpr const char* kNorm = "native_call_edge::rms_norm.out";
 constexpr const char* kMlp = "native_call_edge::relu2_mlp.out";
 constexpr const char* kMla = "native_call_edge::mla.out";
@@ -159,7 +173,7 @@ constexpr const char* kMla = "native_call_edge::mla.out";
 const Kernel kernels[] = {
     Kernel("edge::embed.out", call<embed, kEmbed>),        Kernel("edge::linear.out", call<linear, kLinear>),
     Kernel("edge::rms_norm.out", call<rms_norm, kNorm>),   Kernel("edge::relu2_mlp.out", call<relu2_mlp, kMlp>),
-    Kernel("edge::mla.out", call<mla, kMla>),
+    Kernel("edge::mla.out", call<mla, kMla>),              Kernel("edge::head.out", call<head, kHead>),
 };
 const Error registered = executorch::runtime::register_kernels({kernels, sizeof kernels / sizeof *kernels});
 }  // namespace
