@@ -51,8 +51,8 @@ _ARM_FEATURES: Mapping[str, str] = {
 }
 
 
-class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """One machine. ``cpu`` and ``features`` are LLVM's -mcpu and -mattr; ``cores`` are those this process may use."""
+class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """One machine, this or another. ``cpu`` and ``features`` are LLVM's -mcpu and -mattr; ``cores`` are usable ones."""
 
     system: str
     arch: str
@@ -63,6 +63,10 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     ram_mb: int
     page_size: int
     libc: str
+
+
+class HostFacts(MachineFacts, frozen=True, kw_only=True):
+    """The machine that this process runs on."""
 
     @property
     def triple(self) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import msgspec
 
 from edge.devices.base import Device
-from edge.devices.host import name_cpu, parse_cpuinfo
+from edge.devices.host import MachineFacts, name_cpu, parse_cpuinfo
 from edge.devices.script import run_script
 from edge.errors import UsageError
 
@@ -71,22 +71,13 @@ class PythonFacts(msgspec.Struct, frozen=True, kw_only=True):
     packages: Mapping[str, str]
 
 
-class BoardFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """One device. ``cpu`` and ``features`` are LLVM's names; ``folder`` is where edge keeps what it pushes.
+class BoardFacts(MachineFacts, frozen=True, kw_only=True):
+    """One device. ``folder`` is where edge keeps what it pushes.
 
     ``libc`` is glibc, musl or bionic with its version ("2.36"; Android's API level for bionic; "" where unknown).
     """
 
     address: str
-    system: str
-    arch: str
-    model: str
-    cpu: str
-    features: tuple[str, ...]
-    cores: int
-    ram_mb: int
-    page_size: int
-    libc: str
     libc_version: str
     folder: str
     free_bytes: int

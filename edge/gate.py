@@ -59,10 +59,10 @@ class GateReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def parse_share(text: str) -> float:
-    """ "5%" or "0.05" as 0.05; UsageError for anything else, and for what is negative or above 1000 %."""
+    """ "5%" or "0.05" as 0.05; UsageError for anything else, "5" too, and for what is negative or above 1000 %."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", text.strip())
-    share = float(found[1]) / (100 if found[2] else 1) if found else -1.0
-    if not 0 <= share <= 10:
+    share = float(found[1]) / (100 if found[2] else 1) if found else 0.0
+    if found is None or share > 10 or (share >= 1 and not found[2]):
         raise UsageError(f"'{text}' is no share: write 5% or 0.05.")
     return share
 
@@ -83,13 +83,13 @@ def measure(
     return found
 
 
-def saved(source: Path) -> list[Measurement]:
-    """The measurements in a file, or the kept result with that ID. Raises InputError and UsageError."""
-    if source.exists() or len(source.parts) != 1:
+def saved(source: Path, step: str = "give a bundle, a file that `edge profile --json` wrote, or an ID") -> list[Measurement]:
+    """The measurements in a file, or the kept result with that ID. Raises InputError, which ends with ``step`` if there is neither."""
+    if source.exists():
         return jsonfile.load_all(source)
-    if any(name.startswith(source.name) for name in results.identities()):
+    if len(source.parts) == 1 and any(name.startswith(source.name) for name in results.identities()):
         return [results.load(source.name)]
-    raise InputError(f"there is nothing at {source}: give a bundle, a file that `edge profile --json` wrote, or an ID.")
+    raise InputError(f"there is nothing at {source}: {step}.")
 
 
 def judge(

@@ -143,7 +143,7 @@ def test_shares(text: str, share: float) -> None:
     assert parse_share(text) == pytest.approx(share)
 
 
-@pytest.mark.parametrize("text", ["", "five", "-5%", "5 percent", "nan", "inf", "1e3", "5000%"])
+@pytest.mark.parametrize("text", ["", "five", "5", "1", "-5%", "5 percent", "nan", "inf", "1e3", "5000%"])
 def test_what_is_no_share(text: str) -> None:
     with pytest.raises(UsageError, match="is no share"):
         parse_share(text)
@@ -192,7 +192,7 @@ def test_exit_statuses(profiled: list[Measurement], tmp_path: Path, capsys: pyte
     assert report["verdicts"][0]["regressed"] and report["verdicts"][0]["unit"] == "process"
     assert report["verdicts"][0]["slowdown"] == pytest.approx(3.0, rel=0.3)
     for arguments, sentence in (
-        ([str(same), "--baseline", str(tmp_path / "none.json")], "cannot be read"),
+        ([str(same), "--baseline", str(tmp_path / "none.json")], "write the baseline with --update first"),
         (["nothing", "--baseline", str(old)], "there is nothing at"),
         ([str(same), "--baseline", str(old), "--max-regression", "lots"], "is no share"),
         ([str(same)], "baseline"),
@@ -204,7 +204,8 @@ def test_exit_statuses(profiled: list[Measurement], tmp_path: Path, capsys: pyte
     assert cli.invoke(["gate", str(same), "--baseline", str(tmp_path / "cut.json")]) == 2
     assert "line 10" in capsys.readouterr().err
     name = results.keep(profiled[0])
-    assert cli.invoke(["gate", name, "--baseline", str(old)]) == 0
+    # One process against ten: whatever else the machine did while that one ran.
+    assert cli.invoke(["gate", name, "--baseline", str(old), "--max-regression", "900%"]) == 0
 
 
 def test_a_baseline_is_written_and_held_against_the_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,7 +58,7 @@ def gate(
     if device.startswith("qemu:") or (not update and gate_counts.read(baseline) is not None):
         _counts(source, baseline, allowed, device, tuple(entry or ()), update=update, json=json)
         return
-    before = [] if update else gating.saved(baseline)
+    before = [] if update else gating.saved(baseline, "write the baseline with --update first, or give the ID of a result")
     if source.is_dir():
         with terminal_progress() as progress:
             now = gating.measure(
