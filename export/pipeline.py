@@ -83,9 +83,8 @@ def export(
     scheme = family.auto_scheme(resolved.scheme) if quantize == "auto" else parse_scheme(quantize)
     require("export", "exporting", "torch", "safetensors")
     lowering = _lowering(runtime)
-    if scheme not in lowering.schemes:
-        known = ", ".join(known.value for known in lowering.schemes)
-        raise UnsupportedError(f"{runtime} cannot do {scheme.value}: choose one of {known}, or another runtime.")
+    if scheme not in lowering.schemes and (scheme not in lowering.kernels or sparse == Sparse.OFF.value):
+        raise _lacking(lowering, scheme)
     if tune_trials and lowering.form != "tvm":
         progress.warn(f"tuning trials are for tvm: {runtime} has nothing to tune, so they are left out.")
         tune_trials = 0
@@ -108,6 +107,8 @@ def export(
         tune_trials=tune_trials,
         sparse=_offers_kernels(model, built, wanted),
     )
+    if scheme not in lowering.schemes and not recipe.sparse:
+        raise _lacking(lowering, scheme)
     with tempfile.TemporaryDirectory(prefix="edge-export-") as scratch:
         return _Export(built, lowering, recipe, resolved, Path(scratch), progress).run(
             destination, calibration, allow_mismatch
@@ -323,6 +324,14 @@ def _lowering(runtime: str) -> Lowering:
     packages = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "executorch": ("executorch", "torchao"), "tvm": ("tvm",), "static": ("tvm", "ziglang")}
     require("export", f"exporting to {runtime}", *packages.get(runtime, ()))
     return get_lowering(runtime)
+
+
+def _lacking(lowering: Lowering, scheme: Scheme) -> UnsupportedError:
+    known = ", ".join(known.value for known in lowering.schemes)
+    kernels = " (but by edge's own kernels: --sparse on, for PLM and squared-ReLU MLPs)" if scheme in lowering.kernels else ""
+    return UnsupportedError(
+        f"{lowering.runtime} cannot do {scheme.value}{kernels}: choose one of {known}, or another runtime."
+    )
 
 
 def _sparse(asked: str, lowering: Lowering, scheme: Scheme, target: Target, group_size: int) -> Sparse:

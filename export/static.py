@@ -48,7 +48,9 @@ class StaticLowering(TvmLowering):
             del own[WEIGHTS]
         return {**files, **{f"{HOST}/{name}": path for name, path in own.items()}}
 
-    def build(self, module: Any, captured: Sequence[Captured], target: Target, folder: Path) -> Mapping[str, Path]:
+    def build(
+        self, module: Any, captured: Sequence[Captured], target: Target, folder: Path, sparse: bool
+    ) -> Mapping[str, Path]:
         llvm = llvm_target(target)
         plan = make_plan(schedule(module, llvm), [item.entry.name for item in captured], llvm)
         source = plan_source(

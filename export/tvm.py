@@ -15,14 +15,18 @@ import msgspec
 
 from edge.dependencies import require, version
 from edge.export.base import Artifact, Captured, Lowered, Lowering, UnsupportedOperator
+from edge.export.kernel_weights import kernel_weights
 from edge.export.tvm_compile import compile_module, fuse, llvm_target, requirements
 from edge.export.tvm_convert import decompose, missing_operators, to_relax
 from edge.export.tvm_link import export_library
 from edge.export.tvm_quantize import Quantized, quantize, refuse_nothing_quantized
 from edge.export.tvm_records import RECORDS, apply_records, load_records, records_for, records_path, write_records
+from edge.export.tvm_sparse import Packed, packed
 from edge.export.tvm_tune import tune
-from edge.manifest import Notes, RuntimeRecord
+from edge.manifest import KernelRecord, Notes, RuntimeRecord
 from edge.progress import Progress
+from edge.runtimes.kernels import load as load_kernels
+from edge.runtimes.kernels.binding import ABI
 from edge.runtimes.tvm import REQUIREMENTS, Requirements, abi, cpu_flags, host_arch, prepare
 from edge.spec import Recipe, Scheme, Target
 
@@ -36,6 +40,7 @@ class TvmLowering(Lowering):
     #: The file of the bundle that every entry point is in.
     artifact: ClassVar[str] = LIBRARY
     schemes: ClassVar[tuple[Scheme, ...]] = (Scheme.FP32, Scheme.FP16, Scheme.INT8, Scheme.INT8_DYNAMIC)
+    kernels: ClassVar[Mapping[Scheme, int]] = {Scheme.INT8: 8, Scheme.INT8_DYNAMIC: 8, Scheme.INT4: 4}
 
     def unsupported(self, captured: Captured, recipe: Recipe) -> list[UnsupportedOperator]:
         _require()
@@ -45,7 +50,13 @@ class TvmLowering(Lowering):
         self, captured: Sequence[Captured], recipe: Recipe, target: Target, workdir: Path, progress: Progress
     ) -> Lowered:
         _require()
-        quantized = _quantize(captured, recipe.scheme)
+        sentences: tuple[str, ...] = ()
+        quantized: Mapping[str, Quantized | Packed]
+        if recipe.sparse:
+            weights, sentences = kernel_weights(captured, self.kernels[recipe.scheme], progress)
+            quantized = {item.entry.name: packed(item, weights) for item in captured}
+        else:
+            quantized = _quantize(captured, recipe.scheme)
         programs = {
             item.entry.name: quantized[item.entry.name].program if quantized else item.program for item in captured
         }
@@ -54,16 +65,18 @@ class TvmLowering(Lowering):
         foreign = not runs_here(requirements(target))
         host = self.compiled_for(_host()) if foreign else target
         tuning = _tune(functions, host if foreign and recipe.tune_trials else target, recipe, progress)
-        files, used = self._compile(functions, captured, target, tuning, foreign, workdir / "target")
-        twin = self._compile(functions, captured, host, tuning, foreign, workdir / "twin")[0] if foreign else None
+        sparse = recipe.sparse
+        files, used = self._compile(functions, captured, target, tuning, foreign, workdir / "target", sparse)
+        twin = self._compile(functions, captured, host, tuning, foreign, workdir / "twin", sparse)[0] if foreign else None
         return Lowered(
             files=self.packed(files, twin),
             artifacts={name: Artifact(file=self.artifact, method=name) for name in functions},
             runtime=RuntimeRecord(name=self.runtime, version=str(version("apache-tvm")), abi=self.abi()),
+            kernels=KernelRecord(version=load_kernels().version, abi=ABI) if sparse else None,
             notes=Notes(
                 tuned_trials=recipe.tune_trials if tuning.tasks else 0,
                 tuned_tasks=used,
-                warnings=_warnings(target, host, recipe, tuning, used),
+                warnings=(*sentences, *_warnings(target, host, recipe, tuning, used)),
             ),
             twin=twin,
             quantized={name: entry.run for name, entry in quantized.items()} or None,
@@ -80,21 +93,26 @@ class TvmLowering(Lowering):
         """What goes into the bundle."""
         return files
 
-    def build(self, module: Any, captured: Sequence[Captured], target: Target, folder: Path) -> Mapping[str, Path]:
-        """Compile and link ``module``, whose kernels are scheduled or not, into ``folder``; the files by name."""
-        export_library(compile_module(module, llvm_target(target)), target, folder / LIBRARY, folder / "objects")
+    def build(
+        self, module: Any, captured: Sequence[Captured], target: Target, folder: Path, sparse: bool
+    ) -> Mapping[str, Path]:
+        """Compile and link ``module``, whose kernels are scheduled or not, into ``folder``; the files by name.
+
+        ``sparse`` says whether it calls edge's own kernels.
+        """
+        export_library(compile_module(module, llvm_target(target)), target, folder / LIBRARY, folder / "objects", sparse)
         return {LIBRARY: folder / LIBRARY}
 
     def _compile(
         self, functions: Mapping[str, Any], captured: Sequence[Captured], target: Target, tuning: _Tuning, foreign: bool,
-        folder: Path,
+        folder: Path, sparse: bool,
     ) -> tuple[Mapping[str, Path], int]:
         """The files for ``target``, and how many kernels have a tuning record."""
         folder.mkdir(parents=True)
         llvm = llvm_target(target)
         module = fuse(functions, llvm)
         records = records_for(module, tuning.database, foreign)
-        files = dict(self.build(apply_records(module, records, llvm), captured, target, folder))
+        files = dict(self.build(apply_records(module, records, llvm), captured, target, folder, sparse))
         files[REQUIREMENTS] = folder / REQUIREMENTS
         files[REQUIREMENTS].write_bytes(msgspec.json.encode(requirements(target)))
         if records:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edge.errors import UnsupportedError
+from edge.export import tvm_sparse
 from edge.export.base import UnsupportedOperator
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def converters() -> Mapping[str, Converter]:
         "clamp.default": _clamp,
         "clamp_max.default": lambda node, importer: _clamp_to(node, importer, None, _argument(node, 1, "max")),
         "clamp_min.default": lambda node, importer: _clamp_to(node, importer, _argument(node, 1, "min"), None),
+        "embed.default": tvm_sparse.convert,
         "embedding.default": _embedding,
         "half_matmul.default": _half_matmul,
         "half_pointwise.default": _half_pointwise,
@@ -117,11 +119,14 @@ def converters() -> Mapping[str, Converter]:
         "int8_pointwise.default": _int8_pointwise,
         "linear.default": _linear,
         "matmul.default": _matmul,
+        "mla.default": tvm_sparse.convert,
         "max.dim": _extremum_with_index("max", "argmax"),
         "min.dim": _extremum_with_index("min", "argmin"),
         "reflection_pad1d.default": _pad("reflect"),
         "reflection_pad2d.default": _pad("reflect"),
         "replication_pad2d.default": _pad("edge"),
+        "relu2_mlp.default": tvm_sparse.convert,
+        "rms_norm.default": tvm_sparse.convert,
         "scaled_dot_product_attention.default": _attention,
         "unfold.default": _unfold,
     }
@@ -136,9 +141,11 @@ def _value(importer: Any, argument: Any) -> Any:
 
 
 def _linear(node: Node, importer: Any) -> Any:
-    """x[..., K] @ weight[N, K].T + bias, the weight transposed once, while compiling."""
+    """x[..., K] @ weight[N, K].T + bias, the weight transposed once, while compiling; or edge's own."""
     from tvm import relax
 
+    if tvm_sparse.is_ours(node):
+        return tvm_sparse.convert(node, importer)
     x, weight = _value(importer, node.args[0]), _value(importer, node.args[1])
     bias = _value(importer, _argument(node, 2, "bias"))
     emit = importer.block_builder.emit

@@ -14,23 +14,28 @@ from typing import Any
 
 from edge.dependencies import require
 from edge.errors import UnsupportedError
+from edge.runtimes.kernels.tvm import linkable
 from edge.spec import Target
 
 #: The oldest C library to load with: that of manylinux_2_28, which TVM's own wheels need as well.
 GLIBC = "2.28"
 
 
-def export_library(executable: Any, target: Target, path: Path, scratch: Path) -> None:
-    """Write ``executable`` (a compiled TVM module) as the shared library ``path``; ``scratch`` takes the objects."""
+def export_library(executable: Any, target: Target, path: Path, scratch: Path, kernels: bool = False) -> None:
+    """Write ``executable`` (a compiled TVM module) as the shared library ``path``; ``scratch`` takes the objects.
+
+    ``kernels`` says whether it calls edge's own, which are then linked into it.
+    """
     require("tvm", "linking TVM code", "ziglang")
     triple = linker_target(target)
     scratch.mkdir(parents=True, exist_ok=True)
+    added = [str(linkable(target.arch, triple))] if kernels else []
 
     def link(output: str, objects: Sequence[str], **_: Any) -> None:
         command = [sys.executable, "-m", "ziglang", "cc", "-target", triple, "-shared", "-s", "-Wl,--build-id=none"]
         environment = os.environ | {"ZIG_LOCAL_CACHE_DIR": str(scratch / "zig")}
         done = subprocess.run(
-            [*command, "-o", output, *objects], env=environment, capture_output=True, text=True, check=False
+            [*command, "-o", output, *objects, *added], env=environment, capture_output=True, text=True, check=False
         )
         if done.returncode:
             reason = (done.stderr or done.stdout).strip().splitlines()

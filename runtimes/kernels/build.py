@@ -41,7 +41,7 @@ _ZIG_FLAGS: Mapping[str, tuple[str, ...]] = {"isa_dotprod": ("-mcpu=cortex_a76",
 
 @dataclass(frozen=True)
 class Extra:
-    """A C++ file that becomes part of the library: its own flags, and the libraries that it needs."""
+    """A C or C++ file that becomes part of the library: its own flags, and the libraries that it needs."""
 
     source: Path
     flags: tuple[str, ...]
@@ -64,12 +64,18 @@ def compiler(arch: str) -> tuple[str, ...] | None:
 
 
 def build(
-    arch: str, output: Path, command: Sequence[str], target: str | None = None, extra: Extra | None = None
+    arch: str,
+    output: Path,
+    command: Sequence[str],
+    target: str | None = None,
+    extra: Extra | None = None,
+    relocatable: bool = False,
 ) -> None:
     """Compile and link the library for ``arch`` to ``output``, which appears whole or not at all.
 
     ``target`` is Zig's name of the system to build for, None with a compiler of this machine's own; the ``extra`` file
-    is compiled by the command's C++ twin. Raises BuildError.
+    is compiled by the command's C++ twin unless it is C. ``relocatable`` makes one object of all, to be linked into something
+    else. Raises BuildError.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".kernels-", dir=output.parent) as scratch:
@@ -82,7 +88,8 @@ def build(
             steps.append([*command, *towards, *_FLAGS, *own, "-c", str(SOURCES / f"{name}.c"), "-o", objects[-1]])
         linker = list(command)
         if extra is not None:
-            linker[-1] = linker[-1].replace("cc", "c++")
+            if extra.source.suffix != ".c":
+                linker[-1] = linker[-1].replace("cc", "c++")
             objects.append(f"{scratch}/extra.o")
             steps.append([*linker, *towards, *extra.flags, "-c", str(extra.source), "-o", objects[-1]])
         with ThreadPoolExecutor(os.cpu_count()) as workers:
@@ -90,8 +97,9 @@ def build(
                 done.result()
         made = Path(scratch) / output.name
         linked = extra.libraries if extra else ()
-        link = ["-shared", "-s", "-Wl,--build-id=none", "-o", str(made), *objects, *linked, "-lm", "-lpthread"]
-        _run([*linker, *towards, *link], environment)
+        shared = ["-shared", "-s", "-Wl,--build-id=none", "-o", str(made), *objects, *linked, "-lm", "-lpthread"]
+        whole = ["-r", "-nostdlib", "-o", str(made), *objects]
+        _run([*linker, *towards, *(whole if relocatable else shared)], environment)
         made.replace(output)
 
 
