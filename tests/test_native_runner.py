@@ -11,7 +11,7 @@ import signal
 import subprocess
 import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -159,6 +159,36 @@ def test_a_runner_that_is_killed_leaves_the_runs_that_it_told_of(runner: Path, b
     assert entry.inputs == {"features": (1, 64)}
     assert [phase.name for phase in partial.phases] == ["load", "bind", "first run", "warm-up"]
     assert partial.memory.peak >= partial.memory.loaded > 0 and partial.facts.device == "here"
+
+
+def test_a_runner_that_the_kernel_kills_for_memory_is_told(runner: Path, bundle: Path) -> None:
+    """A group of processes with less memory than the model takes, where the system lets us make one."""
+    request = msgspec.json.decode(profile_request(bundle), type=ProfileRequest)
+    with small_memory(200_000) as group:
+        entering = ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "enter", str(runner)]
+        with pytest.raises(DeviceError, match=r"was killed \(SIGKILL; out of memory is the usual cause\)"):
+            converse(entering, os.environ, request, 60.0, Progress())
+
+
+@contextlib.contextmanager
+def small_memory(size: int) -> Iterator[Path]:
+    """A control group with ``size`` bytes of memory; skips where none can be made (no root, or a closed container)."""
+    root = Path("/sys/fs/cgroup")
+    top, limit = (root / "memory", "memory.limit_in_bytes") if (root / "memory").is_dir() else (root, "memory.max")
+    group = top / f"edge-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made here ({error.strerror})")
+    try:
+        try:
+            (group / limit).write_text(str(size))
+        except OSError as error:
+            pytest.skip(f"memory cannot be limited here ({error.strerror})")
+        yield group
+    finally:
+        with contextlib.suppress(OSError):
+            group.rmdir()
 
 
 def test_what_the_runner_tells_of_is_what_it_answers(runner: Path, bundle: Path) -> None:
