@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from edge.runtimes import kernels
+from edge.runtimes.kernels.binding import GROUP
 from edge.runtimes.kernels.rounding import along_inputs, along_outputs
 
 
@@ -36,6 +38,18 @@ class Weights:
             each = torch.where(gain == 0, torch.ones_like(gain), gain).detach()
             moments = moments / each**2 if moments.dim() == 1 else moments / torch.outer(each, each)
         return _tiled(weight, bits or self.bits_of(layer), moments)
+
+    def in_two(self, layer: nn.Module, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """``weight`` [rows, columns] as two matrices of 4 bits for ``edge::head``, the second what the first leaves out."""
+        moments, parts = self.moments.get(layer), []
+        # A run of rows at a time: a head in float is gigabytes, and so is what is left of it.
+        for some in weight.detach().split(16 * 1024):
+            q, scales = along_inputs(some, 4, moments)
+            kept = q * np.repeat(scales.astype(np.float32), GROUP, 1)[:, : q.shape[1]]
+            left = along_inputs(some - torch.from_numpy(kept), 4, moments)
+            parts.append([kernels.load().pack_tiled(4, *each) for each in ((q, scales), left)])
+        coarse, fine = (torch.from_numpy(np.concatenate(each)) for each in zip(*parts, strict=True))
+        return coarse, fine
 
     def blocks(self, layer: nn.Module, weight: Tensor, rows: int, columns: int) -> list[Tensor]:
         """The [rows, columns] on the diagonal of ``weight``, each for itself, for ``edge::mla``."""

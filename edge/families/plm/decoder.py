@@ -1,7 +1,8 @@
-"""Runs PLM's two entry points over one latent cache: any text, chunk by chunk, with nothing copied but the new rows.
+"""Runs PLM's entry points over one latent cache: any text, chunk by chunk, with nothing copied but the new rows.
 
-``prefill`` takes a chunk of tokens, ``decode`` one. Both read the caches where they lie, since their inputs are bound
-to these arrays once; what comes back of a token is a row for each layer, which is written behind the others.
+``prefill`` takes a chunk of tokens, ``decode`` one; ``read``, where there is one, takes a larger chunk and gives no
+logits. All read the caches where they lie, since their inputs are bound to these arrays once; what comes back of a
+token is a row for each layer, which is written behind the others.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 PREFILL, DECODE = "prefill", "decode"
 ENTRIES = (PREFILL, DECODE)
+#: For the part of a prompt whose logits nobody asks for: a head is a sixth of PLM-1.8B's work.
+READ = "read"
+READ_CHUNK = 64
 #: Tokens that prefill takes at a time: enough for matrix products to be worth their weights, few to pad.
 CHUNK = 32
 #: Bytes: what TVM's kernels assume of a tensor's address, and a cache line.
@@ -30,7 +34,7 @@ Bind = Callable[[str, Arrays], Callable[[], Arrays]]
 
 
 class Decoder:
-    """A sequence of tokens being read. ``specs`` are the inputs of both entry points, by entry."""
+    """A sequence of tokens being read. ``specs`` are the inputs of the entry points, by entry."""
 
     def __init__(self, specs: Mapping[str, Sequence[TensorSpec]], bind: Bind) -> None:
         caches = [spec for spec in specs[DECODE] if spec.name.startswith("cache")]
@@ -39,14 +43,19 @@ class Decoder:
         self.position = 0
         self._start = aligned((1,), np.int64)
         named = {spec.name: cache[None] for spec, cache in zip(caches, self.caches, strict=True)}
-        self._tokens = {entry: aligned((int(specs[entry][0].shape[0]),), np.int64) for entry in ENTRIES}
+        self._tokens = {entry: aligned((int(specs[entry][0].shape[0]),), np.int64) for entry in specs}
         self._calls = {
-            entry: bind(entry, {"tokens": self._tokens[entry], "position": self._start, **named}) for entry in ENTRIES
+            entry: bind(entry, {"tokens": self._tokens[entry], "position": self._start, **named}) for entry in specs
         }
 
     @property
     def chunk(self) -> int:
         return len(self._tokens[PREFILL])
+
+    @property
+    def read_chunk(self) -> int:
+        """Tokens that ``read`` takes, 0 without it."""
+        return len(self._tokens[READ]) if READ in self._tokens else 0
 
     @property
     def cache_bytes(self) -> int:
@@ -61,33 +70,43 @@ class Decoder:
 
         Raises InputError if the context has no room for them. To be exhausted: what is not asked for is not read.
         """
-        if self.position + len(tokens) > self.context:
-            raise InputError(
-                f"{len(tokens)} tokens after {self.position} are more than the context of {self.context}: shorten the text, or "
-                "export with a longer --context."
-            )
+        self._check_room(tokens)
         for begin in range(0, len(tokens), self.chunk):
             yield self._advance(tokens[begin : begin + self.chunk])
 
     def last(self, tokens: Sequence[int]) -> np.ndarray:
         """Append ``tokens``, at least one, and give the logits [vocabulary] of what follows."""
+        self._check_room(tokens)
+        while self.read_chunk and len(tokens) > self.chunk:
+            some = tokens[: min(self.read_chunk, len(tokens) - 1)]
+            self._take(READ, some)
+            tokens = tokens[len(some) :]
         logits = np.empty(0)
         for logits in self.feed(tokens):  # noqa: B007
             pass
         row: np.ndarray = logits[-1]
         return row
 
+    def _check_room(self, tokens: Sequence[int]) -> None:
+        if self.position + len(tokens) > self.context:
+            raise InputError(
+                f"{len(tokens)} tokens after {self.position} are more than the context of {self.context}: shorten the text, or "
+                "export with a longer --context."
+            )
+
     def _advance(self, tokens: Sequence[int]) -> np.ndarray:
+        logits: np.ndarray = self._take(DECODE if len(tokens) == 1 else PREFILL, tokens)["logits"][: len(tokens)]
+        return logits
+
+    def _take(self, entry: str, tokens: Sequence[int]) -> Arrays:
         count = len(tokens)
-        entry = DECODE if count == 1 else PREFILL
         # What is left of an earlier chunk pads this one: no token sees those behind it.
         self._tokens[entry][:count] = tokens
         self._start[0] = self.position
         found = self._calls[entry]()
         self.caches[:, self.position : self.position + count] = found["rows"][:, :count]
         self.position += count
-        logits: np.ndarray = found["logits"][:count]
-        return logits
+        return found
 
 
 def session_decoder(session: Session) -> Decoder:
@@ -99,7 +118,7 @@ def session_decoder(session: Session) -> Decoder:
         call = session.bind(record, check_inputs(record, inputs))
         return lambda: {spec.name: value for spec, value in zip(record.outputs, call(), strict=True)}
 
-    return Decoder({entry: session.manifest.entry(entry).inputs for entry in ENTRIES}, bind)
+    return Decoder({entry.name: entry.inputs for entry in session.manifest.entries}, bind)
 
 
 def run_decoder(specs: Mapping[str, Sequence[TensorSpec]], run: Run) -> Decoder:

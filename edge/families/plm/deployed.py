@@ -171,8 +171,8 @@ class Chunk(nn.Module):
 
     In: ids [tokens] int64, position [1] int64 (how many rows of the caches count, and the first id's place), and a cache
     [1, context, row] float32 for each layer; what lies beyond the position is not read but must be finite. Out: logits
-    [tokens, vocabulary] and new rows [layers, tokens, row]. A chunk that is not full may end in any ids: nothing before
-    them sees them.
+    [tokens, vocabulary] (unless the chunk is only read) and new rows [layers, tokens, row]. A chunk that is not full may end
+    in any ids: nothing before them sees them.
     """
 
     places: Tensor
@@ -180,10 +180,10 @@ class Chunk(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, stack: Stack, tokens: int, context: int, half_cache: bool = False) -> None:
+    def __init__(self, stack: Stack, tokens: int, context: int, half_cache: bool = False, says: bool = True) -> None:
         super().__init__()
         config = stack.config
-        self.stack, self.heads, self.half_cache = stack, config.num_attention_heads, half_cache
+        self.stack, self.heads, self.half_cache, self.says = stack, config.num_attention_heads, half_cache, says
         # A padded chunk at the very end reaches beyond the context.
         angles = rope_angles(config, torch.arange(context + tokens))
         for name, table in (("cos", torch.cos(angles).float()), ("sin", torch.sin(angles).float())):
@@ -196,15 +196,18 @@ class Chunk(nn.Module):
     steps: Tensor
     #: Caches and rows in float16, as edge's own kernels keep them; the arithmetic stays what it is.
     half_cache: bool
+    #: Whether it gives logits, or only the rows.
+    says: bool
 
-    def forward(self, tokens: Tensor, position: Tensor, *caches: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, position: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
         if self.half_cache:
             caches = tuple(cache.to(torch.float32) for cache in caches)
         where = position + self.steps
         cos, sin = F.embedding(where, self.cos), F.embedding(where, self.sin)
         past = (self.places >= position).to(torch.float32).unsqueeze(0) * HIDDEN
         logits, rows = self.stack(tokens, caches, Place(cos, sin, self.heads, past, self.new))
-        return logits, rows.to(torch.float16) if self.half_cache else rows
+        rows = rows.to(torch.float16) if self.half_cache else rows
+        return (logits, rows) if self.says else (rows,)
 
 
 def _products(heads: int, style: Style) -> int:

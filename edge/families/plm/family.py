@@ -1,7 +1,8 @@
 """PLM as a model family: loading, its two entry points with real samples, perplexity, and its task.
 
 ``prefill`` takes 32 tokens and ``decode`` one; both take the position and a latent cache for each layer, and give logits
-and the new rows of the caches (see ``deployed``). ``--context`` sets how many tokens the caches hold: at most what the
+and the new rows of the caches (see ``deployed``). With edge's own kernels there is ``read`` as well: 64 tokens of which only
+the rows are wanted. ``--context`` sets how many tokens the caches hold: at most what the
 model was trained for, and 1024 if that is more and nothing is said.
 """
 
@@ -24,7 +25,7 @@ from edge.errors import CheckpointError, UsageError
 from edge.families.base import EntryPoint, KernelForm, Model, ModelFamily, Source
 from edge.families.plm import readings
 from edge.families.plm.config import PLM_1_8B, PLMConfig, read_config
-from edge.families.plm.decoder import CHUNK, DECODE, PREFILL
+from edge.families.plm.decoder import CHUNK, DECODE, PREFILL, READ, READ_CHUNK
 from edge.families.plm.generate import Generate, measure_perplexity
 from edge.families.plm.vocabulary import TOKENIZER, Vocabulary
 from edge.families.plm.weights import Take, from_checkpoint, seeded, tensor_shapes
@@ -68,7 +69,12 @@ class PLMFamily(ModelFamily):
         stack = Stack(config, weights.take, style, source.progress).eval()
         kernels = _kernel_forms(stack) if _wants_kernels(config, source.sparse) else None
         sizes = {PREFILL: min(CHUNK, context), DECODE: 1}
-        modules = {entry: Chunk(stack, size, context, half_cache=kernels is not None) for entry, size in sizes.items()}
+        if kernels is not None and context > READ_CHUNK:
+            sizes[READ] = READ_CHUNK
+        modules = {
+            entry: Chunk(stack, size, context, half_cache=kernels is not None, says=entry != READ)
+            for entry, size in sizes.items()
+        }
         specs = {entry: _inputs(config, module) for entry, module in modules.items()}
         # Random weights make noise of any text: nothing to calibrate on, nothing to measure.
         real = source.random_seed is None and _is_demos(weights.tokenizer)
@@ -80,7 +86,7 @@ class PLMFamily(ModelFamily):
                 name=entry,
                 module=module,
                 inputs=specs[entry],
-                outputs=("logits", "rows"),
+                outputs=("logits", "rows") if module.says else ("rows",),
                 samples=reading.samples[entry],
                 calibration=reading.calibration[entry],
                 keep_float=KEEP_FLOAT,

@@ -17,9 +17,6 @@ from edge.families.plm.deployed import Chunk, DeployedLayer, Stack
 from edge.runtimes.kernels import torch_ops as torch_ops  # registers the operators
 from edge.runtimes.kernels.weights import Weights
 
-#: Bits of the embedding and the head, whatever the rest has. In 4 they cost the demo as much as all layers together (KL from
-#: float32 20 instead of 11 thousandths of a nat a token, `benchmarks/plm_vs_llamacpp.py`), for a seventh fewer bytes.
-TABLE_BITS = 8
 #: Packed once for both entry points.
 _PACKED: weakref.WeakKeyDictionary[Stack, tuple[Weights, KernelStack]] = weakref.WeakKeyDictionary()
 
@@ -85,8 +82,8 @@ class KernelLayer(nn.Module):
 class KernelStack(nn.Module):
     """All weights, packed; what prefill and decode share."""
 
-    table: Tensor
-    head: Tensor
+    table: tuple[Tensor, ...]
+    head: tuple[Tensor, ...]
     gain: Tensor
 
     def __init__(self, stack: Stack, weights: Weights) -> None:
@@ -94,8 +91,8 @@ class KernelStack(nn.Module):
         self.config = stack.config
         tied = stack.head.weight is stack.embed.weight
         # Tied, it is rounded for the head: logits see its errors at once, the layers through what their norms leave of them.
-        _keep(self, "table", weights.tiled(stack.head if tied else stack.embed, stack.embed.weight, TABLE_BITS))
-        _keep(self, "head", self.table if tied else weights.tiled(stack.head, stack.head.weight, TABLE_BITS))
+        self.table = self._keep_table("table", stack.head if tied else stack.embed, stack.embed.weight, weights)
+        self.head = self.table if tied else self._keep_table("head", stack.head, stack.head.weight, weights)
         _keep(self, "gain", stack.gain.detach().clone())
         self.layers = nn.ModuleList()
         for layer in stack.layers:
@@ -105,14 +102,31 @@ class KernelStack(nn.Module):
     def forward(
         self, tokens: Tensor, caches: tuple[Tensor, ...], position: Tensor, cos: Tensor, sin: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """The last layer's output, normed, and the new rows."""
         config, ops = self.config, torch.ops.edge
-        x = ops.embed(tokens, self.table, config.vocab_size, config.hidden_size, TABLE_BITS)
+        bits = 8 if len(self.table) == 1 else 4
+        parts = [ops.embed(tokens, part, config.vocab_size, config.hidden_size, bits) for part in self.table]
+        x = parts[0] if len(parts) == 1 else parts[0] + parts[1]
         rows = []
         for layer, cache in zip(self.layers, caches, strict=True):
             x, own = layer(x, cache, position, cos, sin)
             rows.append(own.unsqueeze(0))
         x = ops.rms_norm(x, config.rms_norm_eps) * self.gain
-        return ops.linear(x, self.head, config.vocab_size, TABLE_BITS), torch.cat(rows)
+        return x, torch.cat(rows)
+
+    def logits(self, x: Tensor) -> Tensor:
+        ops, rows = torch.ops.edge, self.config.vocab_size
+        found: Tensor = ops.linear(x, *self.head, rows, 8) if len(self.head) == 1 else ops.head(x, *self.head, rows)
+        return found
+
+    def _keep_table(self, name: str, layer: nn.Module, weight: Tensor, weights: Weights) -> tuple[Tensor, ...]:
+        """In 4 bits it would cost the demo as much as all layers together (KL from float32 20 instead of 11 thousandths of a
+        nat a token, `benchmarks/plm_vs_llamacpp.py`). So it has another 4, of which a decoded token reads what matters.
+        """
+        parts = (weights.tiled(layer, weight, 8),) if weights.bits == 8 else weights.in_two(layer, weight)
+        for index, part in enumerate(parts):
+            _keep(self, f"{name}{index}", part)
+        return parts
 
 
 class KernelChunk(nn.Module):
@@ -124,15 +138,15 @@ class KernelChunk(nn.Module):
 
     def __init__(self, chunk: Chunk, weights: Weights) -> None:
         super().__init__()
-        self.stack = packed(chunk.stack, weights)
+        self.stack, self.says = packed(chunk.stack, weights), chunk.says
         for name in ("cos", "sin", "steps"):
             _keep(self, name, getattr(chunk, name))
 
-    def forward(self, tokens: Tensor, position: Tensor, *caches: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, position: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
         where = position + self.steps
         cos, sin = F.embedding(where, self.cos), F.embedding(where, self.sin)
-        found: tuple[Tensor, Tensor] = self.stack(tokens, caches, position, cos, sin)
-        return found
+        x, rows = self.stack(tokens, caches, position, cos, sin)
+        return (self.stack.logits(x), rows) if self.says else (rows,)
 
 
 def units(stack: Stack) -> tuple[tuple[nn.Linear, ...], ...]:

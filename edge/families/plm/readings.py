@@ -18,7 +18,7 @@ import numpy as np
 from edge import checkpoints
 from edge.families.base import Arrays, Metric, Run
 from edge.families.plm.config import PLMConfig
-from edge.families.plm.decoder import DECODE, PREFILL, Decoder, perplexity, run_decoder
+from edge.families.plm.decoder import DECODE, PREFILL, READ, Decoder, perplexity, run_decoder
 from edge.families.plm.vocabulary import TOKENIZER, Vocabulary
 from edge.progress import Progress, ProgressBar
 from edge.spec import TensorSpec
@@ -35,7 +35,7 @@ CALIBRATION = 8
 #: Tokens of a row that rounding is calibrated on; a large model reads only ``CALIBRATION`` of them.
 STUDIED = 128
 #: Tokens that a sample's text has: two chunks and a half.
-READ = 80
+TEXT = 80
 #: Bytes of caches from which one sample of each entry has to do: every sample holds them whole.
 LARGE = 32 << 20
 #: Of the demo's held-out rows, and tokens of each, for the metric: a second's work for a small model.
@@ -57,9 +57,9 @@ def read(
 ) -> Readings:
     """Let eager read: the demo's text if ``real`` (the ids mean the demo's tokens), else seeded random ids."""
     decoder = run_decoder(specs, partial(_eager, modules, specs))
-    with _zeros(modules[PREFILL]) as zeros, progress.bar("reading the samples", READ) as bar:
+    with _zeros(modules[PREFILL]) as zeros, progress.bar("reading the samples", TEXT) as bar:
         samples = _places(decoder, test_rows(real, config)[0], bar)
-    calibration: dict[str, list[Arrays]] = {PREFILL: [], DECODE: []}
+    calibration: dict[str, list[Arrays]] = {entry: [] for entry in specs}
     if real:
         with np.load(checkpoints.demo_folder(DEMO) / "samples.npz") as stored:
             rows = stored["calibration"][:CALIBRATION].astype(np.int64)
@@ -97,7 +97,7 @@ def study(modules: Mapping[str, Chunk], specs: Mapping[str, Sequence[TensorSpec]
 def test_rows(real: bool, config: PLMConfig) -> np.ndarray:
     """Held-out rows of ids, [n, tokens] int64."""
     if not real:
-        return np.random.default_rng(0).integers(0, config.vocab_size, (1, READ))
+        return np.random.default_rng(0).integers(0, config.vocab_size, (1, TEXT))
     with np.load(checkpoints.demo_folder(DEMO) / "samples.npz") as stored:
         rows: np.ndarray = stored["test"].astype(np.int64)
     return rows
@@ -123,7 +123,7 @@ def _places(decoder: Decoder, tokens: np.ndarray, bar: ProgressBar | None = None
     """Read ``tokens`` (as many as the context takes), then the inputs of both entries at the beginning and further on."""
     decoder.reset()
     decoder.caches[:] = 0
-    tokens = tokens[: min(READ, decoder.context)]
+    tokens = tokens[: min(TEXT, decoder.context)]
     for logits in decoder.feed(tokens.tolist()):
         if bar is not None:
             bar.advance(len(logits))
@@ -140,10 +140,13 @@ def _places(decoder: Decoder, tokens: np.ndarray, bar: ProgressBar | None = None
     singles = sorted({0, len(tokens) // 2, len(tokens) - 1}, reverse=True)
     if decoder.cache_bytes > LARGE:
         chunks, singles = chunks[:1], singles[:1]
-    return {
+    found = {
         PREFILL: [inputs(begin, decoder.chunk) for begin in chunks],
         DECODE: [inputs(begin, 1) for begin in singles],
     }
+    if decoder.read_chunk:
+        found[READ] = [inputs(len(tokens) // 5, decoder.read_chunk)]
+    return found
 
 
 def _eager(
@@ -152,8 +155,8 @@ def _eager(
     import torch
 
     with torch.inference_mode():
-        logits, rows = modules[entry](*(torch.from_numpy(inputs[spec.name]) for spec in specs[entry]))
-    return {"logits": logits.numpy(), "rows": rows.numpy()}
+        found = modules[entry](*(torch.from_numpy(inputs[spec.name]) for spec in specs[entry]))
+    return {name: value.numpy() for name, value in zip(("logits", "rows")[-len(found) :], found, strict=True)}
 
 
 @contextmanager
