@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.cache import cache_dir
-
 
 class Side:
     """A running worker. ``facts`` is what it said when ready."""
@@ -95,6 +93,8 @@ def report(rows: Sequence[Row], path: Path | None) -> None:
 
 def peer_python(name: str, requirements: Sequence[str]) -> str:
     """The interpreter of the peers' own virtual environment, made on first use."""
+    from edge.cache import cache_dir  # not at the top: workers of peers run where there is no edge
+
     folder = cache_dir() / "peers" / name
     python = folder / "bin" / "python"
     stamp = folder / "requirements.txt"

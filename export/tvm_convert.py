@@ -114,6 +114,7 @@ def converters() -> Mapping[str, Converter]:
         "embed.default": tvm_sparse.convert,
         "embedding.default": _embedding,
         "half_matmul.default": _half_matmul,
+        "head.default": tvm_sparse.convert,
         "half_pointwise.default": _half_pointwise,
         "int8_matmul.default": _int8_matmul,
         "int8_pointwise.default": _int8_pointwise,

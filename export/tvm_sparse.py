@@ -57,6 +57,11 @@ def _embed(node: Node, importer: Any) -> Any:
     return _call(importer, node, "embed", (ids, table), sizes=(rows, columns, bits))
 
 
+def _head(node: Node, importer: Any) -> Any:
+    *tensors, rows = node.args
+    return _call(importer, node, "head", tensors, sizes=(rows,))
+
+
 def _rms_norm(node: Node, importer: Any) -> Any:
     x, eps = node.args
     return _call(importer, node, "rms_norm", (x,), reals=(eps,))
@@ -73,7 +78,7 @@ def _mla(node: Node, importer: Any) -> Any:
 
 
 _CONVERTERS: dict[str, Callable[[Node, Any], Any]] = {
-    "embed": _embed, "linear": _linear, "mla": _mla, "relu2_mlp": _relu2_mlp, "rms_norm": _rms_norm,
+    "embed": _embed, "head": _head, "linear": _linear, "mla": _mla, "relu2_mlp": _relu2_mlp, "rms_norm": _rms_norm,
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
  *
  *   edge_linear(x, packed, sizes, y)                                  sizes {rows, bits}
  *   edge_embed(ids, table, sizes, y)                                  sizes {rows, columns, bits}
+ *   edge_head(x, coarse, fine, sizes, y)                              sizes {rows}
  *   edge_rms_norm(x, reals, y)                                        reals {eps}
  *   edge_relu2_mlp(x, up, down, sizes, y)                             sizes {hidden, bits}
  *   edge_mla(projected, cache, position, cos, sin, to_key, to_value, sizes, reals, out, own)
@@ -111,6 +112,20 @@ static int embed(call *c) {
   return edge_embed((int)size[2], (size_t)size[0], (size_t)size[1], table, tokens, ids, y);
 }
 
+static int head(call *c) {
+  size_t coarse_bytes, fine_bytes;
+  const float *x = floats(c);
+  const size_t columns = c->last, elements = c->elements;
+  const void *coarse = packed(c, &coarse_bytes), *fine = packed(c, &fine_bytes);
+  const int64_t *size = sizes(c, 1);
+  float *y = floats(c);
+  if (!c->good || !columns) return EDGE_BAD_ARGUMENT;
+  const size_t rows = (size_t)size[0], tokens = elements / columns;
+  if (coarse_bytes != edge_tiled_bytes(4, rows, columns) || fine_bytes != coarse_bytes || c->elements != tokens * rows)
+    return EDGE_BAD_ARGUMENT;
+  return edge_head(&THREADS, rows, columns, coarse, fine, tokens, x, y);
+}
+
 static int rms_norm(call *c) {
   const float *x = floats(c);
   const size_t elements = c->elements, width = c->last;
@@ -189,6 +204,7 @@ static int finish(operator_function function, const TVMFFIAny *arguments, int32_
   }
 FUNCTION(linear)
 FUNCTION(embed)
+FUNCTION(head)
 FUNCTION(rms_norm)
 FUNCTION(relu2_mlp)
 FUNCTION(mla)
