@@ -29,8 +29,14 @@ from edge.families.plm.decoder import session_decoder
 from edge.families.plm.readings import test_rows
 
 HERE = Path(__file__).resolve().parent
-PEERS = ("numpy", "llama-cpp-python==0.3.36")
-NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+#: Without pip's cache, which tells builds with other switches not apart.
+PEERS = ("numpy", "llama-cpp-python==0.3.36 --no-cache-dir")
+#: llama.cpp's switches for x86-64, and the kernel's names of what they stand for: all that a CPU has but AMX.
+FEATURES = {
+    "GGML_SSE42": "sse4_2", "GGML_AVX": "avx", "GGML_AVX2": "avx2", "GGML_BMI2": "bmi2", "GGML_FMA": "fma", "GGML_F16C": "f16c",
+    "GGML_AVX_VNNI": "avx_vnni", "GGML_AVX512": "avx512f", "GGML_AVX512_VBMI": "avx512vbmi",
+    "GGML_AVX512_VNNI": "avx512_vnni", "GGML_AVX512_BF16": "avx512_bf16",
+}  # fmt: skip
 INT4, INT8 = ("Q4_0", "Q4_K_M"), ("Q8_0",)
 #: Passages of the demo's held-out text and tokens of each, for the divergence.
 PASSAGES, TOKENS = 16, 128
@@ -68,8 +74,10 @@ def main() -> None:
     chosen = options.only.split(",") if options.only else QUICK if options.quick else known
     if unknown := [name for name in chosen if name not in known]:
         parser.error(f"there is no job '{unknown[0]}': choose among {', '.join(known)}")
-    if "amx" in Path("/proc/cpuinfo").read_text():
-        os.environ.setdefault("CMAKE_ARGS", f"-DCMAKE_C_FLAGS='{NO_AMX}' -DCMAKE_CXX_FLAGS='{NO_AMX}'")
+    has = set(Path("/proc/cpuinfo").read_text().split())
+    if "amx_tile" in has:
+        switches = [f"-D{switch}={'ON' if flag in has else 'OFF'}" for switch, flag in FEATURES.items()]
+        os.environ.setdefault("CMAKE_ARGS", " ".join(["-DGGML_NATIVE=OFF", *switches]))
     python = peer_python("llamacpp", PEERS)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="edge-bench-") as scratch:
