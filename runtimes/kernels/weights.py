@@ -43,7 +43,7 @@ class Weights:
         """``weight`` [rows, columns] as two matrices of 4 bits for ``edge::head``, the second what the first leaves out."""
         moments, parts = self.moments.get(layer), []
         # A run of rows at a time: a head in float is gigabytes, and so is what is left of it.
-        for some in weight.detach().split(16 * 1024):
+        for some in torch.split(weight.detach(), 16 * 1024):
             q, scales = along_inputs(some, 4, moments)
             kept = q * np.repeat(scales.astype(np.float32), GROUP, 1)[:, : q.shape[1]]
             left = along_inputs(some - torch.from_numpy(kept), 4, moments)
