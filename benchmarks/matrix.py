@@ -1,7 +1,7 @@
 """Every demo model through every runtime in every scheme: what is exported, how exact, how large, how fast, or why not.
 
     python benchmarks/matrix.py [--quick] [--json FILE] [--markdown FILE] [--only tspulse,fmvit] [--runtime onnx]
-                                [--scheme fp32,int8] [--again] [--bundles FOLDER [--export-only]]
+                                [--scheme fp32,int8] [--again] [--seconds S] [--bundles FOLDER [--export-only]]
 
 First every cell is exported and verified, then all of them are measured, so that they are measured on the same machine in
 the same state; each in processes of its own, so that a crash, a hang or a full memory is that cell's alone. With ``--json``
@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=PATIENCE, metavar="SECONDS", help="for one cell")
     parser.add_argument("--bundles", type=Path, metavar="FOLDER", help="keep the bundles here; default: a temporary folder")
     parser.add_argument("--export-only", action="store_true", help="leave measuring for another run (needs --bundles, --json)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="least time for each latency; and at least 50 runs")
     options = parser.parse_args()
     if options.export_only and not (options.bundles and options.json):
         parser.error("--export-only needs --bundles and --json: another run goes on from there")
@@ -109,7 +110,7 @@ def work_through(cells: Sequence[Cell], folder: Path, options: argparse.Namespac
             print(f"{cell.name}: known", file=sys.stderr)
     each("exporting", due, lambda cell: export(cell, folder, options.timeout))
     if not options.export_only:
-        each("measuring", unmeasured, lambda cell: known[cell] | measure(cell, folder, options.quick, options.timeout))
+        each("measuring", unmeasured, lambda cell: known[cell] | measure(cell, folder, options))
     return known
 
 
@@ -146,9 +147,10 @@ def export(cell: Cell, folder: Path, timeout: float) -> dict:
     return ask(("export", cell.model, cell.runtime, cell.scheme, str(bundle)), timeout)
 
 
-def measure(cell: Cell, folder: Path, quick: bool, timeout: float) -> dict:
+def measure(cell: Cell, folder: Path, options: argparse.Namespace) -> dict:
     """Its latencies and memory, or why the cell is ``broken``."""
-    return ask(("measure", str(folder / bundle_name(cell)), *(("1", "10", "0.2") if quick else ("1,2", "50", "2.0"))), timeout)
+    how = ("1", "10", "0.2") if options.quick else ("1,2", "50", str(options.seconds))
+    return ask(("measure", str(folder / bundle_name(cell)), *how), options.timeout)
 
 
 def ask(arguments: Sequence[str], timeout: float) -> dict:

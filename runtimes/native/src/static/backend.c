@@ -1,5 +1,6 @@
 /* What TVM's compiled kernels call of its runtime (tvm/runtime/c_backend_api.h, tvm/ffi/c_api.h): threads, scratch
  * memory, errors. They call it through variables that TVM's loader would set; here they are set when the program is linked. */
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,6 +53,15 @@ typedef struct block {
   int taken;
 } block;
 static _Thread_local block blocks[KEPT];
+static pthread_key_t kept;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+/* When a thread ends, as those of a pool do whose size is changed. */
+static void drop_blocks(void *own) {
+  for (int i = 0; i < KEPT; i++) free(((block *)own)[i].start);
+}
+
+static void make_key(void) { pthread_key_create(&kept, drop_blocks); }
 
 static void *take_scratch(int device_type, int device, uint64_t bytes, int code, int bits) {
   (void)device_type, (void)device, (void)code, (void)bits;
@@ -67,6 +77,8 @@ static void *take_scratch(int device_type, int device, uint64_t bytes, int code,
   const size_t rounded = (bytes + EDGE_ALIGNMENT - 1) / EDGE_ALIGNMENT * EDGE_ALIGNMENT;
   void *start = aligned_alloc(EDGE_ALIGNMENT, rounded ? rounded : EDGE_ALIGNMENT);
   if (start && chosen) {
+    pthread_once(&once, make_key);
+    pthread_setspecific(kept, blocks);
     free(chosen->start);
     *chosen = (block){start, rounded, 1};
   }
