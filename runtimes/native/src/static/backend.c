@@ -53,15 +53,15 @@ typedef struct block {
   int taken;
 } block;
 static _Thread_local block blocks[KEPT];
-static pthread_key_t kept;
-static pthread_once_t once = PTHREAD_ONCE_INIT;
+static pthread_key_t blocks_key;
+static pthread_once_t blocks_key_made = PTHREAD_ONCE_INIT;
 
 /* When a thread ends, as those of a pool do whose size is changed. */
 static void drop_blocks(void *own) {
   for (int i = 0; i < KEPT; i++) free(((block *)own)[i].start);
 }
 
-static void make_key(void) { pthread_key_create(&kept, drop_blocks); }
+static void make_blocks_key(void) { pthread_key_create(&blocks_key, drop_blocks); }
 
 static void *take_scratch(int device_type, int device, uint64_t bytes, int code, int bits) {
   (void)device_type, (void)device, (void)code, (void)bits;
@@ -77,8 +77,8 @@ static void *take_scratch(int device_type, int device, uint64_t bytes, int code,
   const size_t rounded = (bytes + EDGE_ALIGNMENT - 1) / EDGE_ALIGNMENT * EDGE_ALIGNMENT;
   void *start = aligned_alloc(EDGE_ALIGNMENT, rounded ? rounded : EDGE_ALIGNMENT);
   if (start && chosen) {
-    pthread_once(&once, make_key);
-    pthread_setspecific(kept, blocks);
+    pthread_once(&blocks_key_made, make_blocks_key);
+    pthread_setspecific(blocks_key, blocks);
     free(chosen->start);
     *chosen = (block){start, rounded, 1};
   }
