@@ -1,6 +1,7 @@
 /* What the instruction sets with AVX-512 and VNNI share: 64 products of bytes an instruction; float weights of the down half by a
  * look-up of 16 values. */
 #include <immintrin.h>
+#include <stdatomic.h>
 #define TOKENS_AT_ONCE 16
 #define HEADS_AT_ONCE 16
 #define MANY 8
@@ -49,8 +50,6 @@ INLINE void tile4(const uint8_t *w, const activations *x, size_t token, const in
   __m512 sums[MANY];
   for (int i = 0; i < n; i++) sums[i] = _mm512_setzero_ps();
   for (size_t group = 0; group < x->groups; group++, w += 288) {
-    if (n == 1)
-      for (int line = 0; line < 5; line++) _mm_prefetch((const char *)w + AHEAD + 64 * line, _MM_HINT_T0);
     __m512i weights[8];
 #pragma GCC unroll 4
     for (int v = 0; v < 4; v++) {
@@ -68,8 +67,6 @@ INLINE void tile8(const uint8_t *w, const activations *x, size_t token, const in
   __m512 sums[MANY];
   for (int i = 0; i < n; i++) sums[i] = _mm512_setzero_ps();
   for (size_t group = 0; group < x->groups; group++, w += 544) {
-    if (n == 1)
-      for (int line = 0; line < 9; line++) _mm_prefetch((const char *)w + AHEAD + 64 * line, _MM_HINT_T0);
     __m512i weights[8];
 #pragma GCC unroll 8
     for (int k = 0; k < 8; k++) weights[k] = _mm512_xor_si512(_mm512_loadu_si512(w + 64 * k), sign);
@@ -134,6 +131,14 @@ INLINE void down_some_512(int bits, size_t width, const uint8_t *const neuron[],
 }
 
 #define SIDE 4
+/* Side by side is faster where a core's own prefetching follows one stream slowly: Intel's. AMD's (EPYC, Zen 4) read one stream half
+ * again as fast as four (benchmarks/plm_kernels.py), and faster without being told what comes. */
+static int side_by_side(void) {
+  static atomic_int known; /* 0: not asked yet, 1: no, 2: yes */
+  int answer = atomic_load_explicit(&known, memory_order_relaxed);
+  if (!answer) atomic_store_explicit(&known, answer = x86_vendor_is("AuthenticAMD") ? 1 : 2, memory_order_relaxed);
+  return answer == 2;
+}
 /* One token, several tiles side by side: more of the memory's lines are under way at once, and each activation is read once. */
 INLINE void tiles(int bits, const uint8_t *w, size_t bytes, const activations *x, size_t token, float *out) {
   const __m512i nibble = _mm512_set1_epi8(15), sign = _mm512_set1_epi8((char)0x80);

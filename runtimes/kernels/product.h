@@ -9,7 +9,7 @@ INLINE void product(int bits, size_t first, size_t last, size_t rows, const uint
                     float *y, size_t stride) {
   const size_t bytes = x->groups * tile_group_bytes(bits);
 #ifdef SIDE /* the instruction set has tiles(bits, packed, bytes, x, token, out): SIDE of them side by side, for one token */
-  for (; tokens == 1 && first + SIDE <= last && (first + SIDE) * TILE <= rows; first += SIDE)
+  for (const int beside = tokens == 1 && side_by_side(); beside && first + SIDE <= last && (first + SIDE) * TILE <= rows; first += SIDE)
     tiles(bits, packed + first * bytes, bytes, x, 0, y + first * TILE);
 #endif
   for (size_t tile = first; tile < last; tile++) {

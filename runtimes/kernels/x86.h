@@ -13,3 +13,9 @@ static int x86_has(unsigned leaf7_ebx, unsigned leaf7_ecx, unsigned saved) {
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
   return (b & leaf7_ebx) == leaf7_ebx && (c & leaf7_ecx) == leaf7_ecx;
 }
+
+/* Whether CPUID's leaf 0 names the maker so: 12 letters in EBX, EDX, ECX. */
+static inline int x86_vendor_is(const char *name) {
+  unsigned a, letters[3];
+  return __get_cpuid(0, &a, &letters[0], &letters[2], &letters[1]) && !memcmp(letters, name, sizeof letters);
+}
