@@ -28,7 +28,7 @@ from edge.export.executorch_graph import (
 )
 from edge.export.executorch_quantize import Quantized, Shared, quantize, release
 from edge.export.executorch_sparse import packed
-from edge.export.kernel_weights import kernel_weights
+from edge.export.kernel_weights import kernel_weights, packing
 from edge.export.payoff import too_large
 from edge.families.base import Arrays
 from edge.manifest import KernelRecord, Notes, RuntimeRecord
@@ -72,7 +72,8 @@ class ExecuTorchLowering(Lowering):
         if recipe.sparse:
             load_operators()
             weights, sentences = kernel_weights(captured, self.kernels[recipe.scheme], progress)
-            quantized = {item.entry.name: packed(item, weights) for item in captured}
+            with packing(captured, weights, progress) as counted:
+                quantized = {item.entry.name: packed(item, counted) for item in captured}
         elif recipe.scheme is not Scheme.FP32:
             shared: Shared = {}
             quantized = {item.entry.name: quantize(item, recipe, shared, progress) for item in captured}

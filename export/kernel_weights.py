@@ -8,6 +8,7 @@ and the manifest says so.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 SHARE = 0.2
 #: Calibration samples that every unit is tried on.
 SAMPLES = 24
+#: Weights that are a step of the bar.
+STEP = 1_000_000
 
 
 def kernel_weights(captured: Sequence[Captured], bits: int, progress: Progress) -> tuple[Weights, tuple[str, ...]]:
@@ -50,6 +53,27 @@ def kernel_weights(captured: Sequence[Captured], bits: int, progress: Progress) 
     if bits == 8:
         return weights, ()
     return Weights(bits, moments, _wide(captured, weights, progress)), ()
+
+
+@contextmanager
+def packing(captured: Sequence[Captured], weights: Weights, progress: Progress) -> Iterator[Weights]:
+    """``weights``, whose rounding and packing shows on a bar in millions for as long as this lasts."""
+    from torch import nn
+
+    tensors = {
+        id(module.weight): module.weight.numel()
+        for item in captured for module in item.entry.module.modules() if isinstance(module, nn.Linear | nn.Embedding)
+    }
+    steps, packed = -(-sum(tensors.values()) // STEP), 0
+    with progress.bar("rounding and packing weights, in millions", steps) as bar:
+
+        def done(more: int) -> None:
+            nonlocal packed
+            before, packed = packed, packed + more
+            bar.advance(min(packed // STEP, steps) - min(before // STEP, steps))
+
+        yield dataclasses.replace(weights, done=done)
+        bar.advance(steps - min(packed // STEP, steps))
 
 
 def _wide(captured: Sequence[Captured], weights: Weights, progress: Progress) -> frozenset[nn.Module]:

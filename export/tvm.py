@@ -15,7 +15,7 @@ import msgspec
 
 from edge.dependencies import require, version
 from edge.export.base import Artifact, Captured, Lowered, Lowering, UnsupportedOperator
-from edge.export.kernel_weights import kernel_weights
+from edge.export.kernel_weights import kernel_weights, packing
 from edge.export.tvm_compile import compile_module, fuse, llvm_target, requirements
 from edge.export.tvm_convert import decompose, missing_operators, to_relax
 from edge.export.tvm_link import export_library
@@ -54,7 +54,8 @@ class TvmLowering(Lowering):
         quantized: Mapping[str, Quantized | Packed]
         if recipe.sparse:
             weights, sentences = kernel_weights(captured, self.kernels[recipe.scheme], progress)
-            quantized = {item.entry.name: packed(item, weights) for item in captured}
+            with packing(captured, weights, progress) as counted:
+                quantized = {item.entry.name: packed(item, counted) for item in captured}
         else:
             quantized = _quantize(captured, recipe.scheme)
         programs = {

@@ -5,7 +5,7 @@ A family's form for the kernels takes its packed tensors from here, layer by lay
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,11 +19,15 @@ from edge.runtimes.kernels.rounding import along_inputs, along_outputs
 
 @dataclass(frozen=True)
 class Weights:
-    """``bits`` of all layers but the ``wide`` ones, which have 8; ``moments`` as in ``rounding``, where a text was read."""
+    """``bits`` of all layers but the ``wide`` ones, which have 8; ``moments`` as in ``rounding``, where a text was read.
+
+    ``done`` hears how many weights have been rounded and packed since it last did: of a large model that takes minutes.
+    """
 
     bits: int
     moments: Mapping[nn.Module, Tensor] = field(default_factory=dict)
     wide: frozenset[nn.Module] = frozenset()
+    done: Callable[[int], None] = lambda _: None
 
     def bits_of(self, layer: nn.Module) -> int:
         return 8 if layer in self.wide else self.bits
@@ -37,7 +41,9 @@ class Weights:
         if moments is not None and gain is not None:
             each = torch.where(gain == 0, torch.ones_like(gain), gain).detach()
             moments = moments / each**2 if moments.dim() == 1 else moments / torch.outer(each, each)
-        return _tiled(weight, bits or self.bits_of(layer), moments)
+        found = _tiled(weight, bits or self.bits_of(layer), moments)
+        self.done(weight.numel())
+        return found
 
     def in_two(self, layer: nn.Module, weight: Tensor) -> tuple[Tensor, Tensor]:
         """``weight`` [rows, columns] as two matrices of 4 bits for ``edge::head``, the second what the first leaves out."""
@@ -48,6 +54,7 @@ class Weights:
             kept = q * np.repeat(scales.astype(np.float32), GROUP, 1)[:, : q.shape[1]]
             left = along_inputs(some - torch.from_numpy(kept), 4, moments)
             parts.append([kernels.load().pack_tiled(4, *each) for each in ((q, scales), left)])
+            self.done(some.numel())
         coarse, fine = (torch.from_numpy(np.concatenate(each)) for each in zip(*parts, strict=True))
         return coarse, fine
 
@@ -58,12 +65,15 @@ class Weights:
             here = slice(columns * at, columns * (at + 1))
             own = None if moments is None else moments[here] if moments.dim() == 1 else moments[here, here]
             found.append(_tiled(weight[rows * at : rows * (at + 1), here], self.bits_of(layer), own))
+        self.done(weight.numel())
         return found
 
     def neurons(self, layer: nn.Module, weight: Tensor) -> Tensor:
         """A down projection's weight [width, hidden] for ``edge::relu2_mlp``."""
         bits = self.bits_of(layer)
-        return torch.from_numpy(kernels.load().pack_neurons(bits, *along_outputs(weight, bits, self.moments.get(layer))))
+        found = kernels.load().pack_neurons(bits, *along_outputs(weight, bits, self.moments.get(layer)))
+        self.done(weight.numel())
+        return torch.from_numpy(found)
 
 
 def _tiled(weight: Tensor, bits: int, moments: Tensor | None) -> Tensor:
