@@ -71,7 +71,7 @@ def profile(
     imported, import_peak = resident()
     resets = reset_peak()
     with watch.phase("load"):
-        session = kind(folder, manifest, request.threads)
+        session = kind(folder, manifest, request.threads, request.apart)
     loaded, load_peak = resident()
     reset_peak()
     facts = msgspec.structs.replace(facts, versions=_versions(kind))

@@ -5,6 +5,8 @@ The Python worker (``harness``, ``verifying``, ``running``) and the native runne
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from edge.conditions import Conditions
@@ -17,6 +19,8 @@ from edge.runtimes._events import Traced
 class ProfileRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="profile"):
     """Measure the bundle at ``bundle``; no ``entries`` means all of them. ``runs`` and ``seconds`` are both least.
 
+    ``apart`` are the threads of the entry points that take fewer than ``threads``.
+
     ``cool_seconds`` is how long to wait, over the whole profile, for the device to cool down; 0 turns the thermal guard
     off. ``energy`` adds a pass for the device's energy meter, where it has one.
     """
@@ -24,6 +28,7 @@ class ProfileRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     device: str
     bundle: str
     threads: int
+    apart: Mapping[str, int] = {}
     entries: tuple[str, ...] = ()
     runs: int
     seconds: float

@@ -31,7 +31,8 @@ from edge.manifest import Manifest
 from edge.measurement import BundleFacts, EntryCheck, EntryMeasurement, Measurement, Roof, Settings
 from edge.npz import encode_npz, read_npz
 from edge.progress import Progress
-from edge.runtimes.base import Session, check_inputs, session_class, usable_cores
+from edge.runtimes.base import Session, check_inputs, session_class
+from edge.threads import choose
 
 #: Seconds that a profile may take before it counts as hung, beyond the time asked for: slow boards take a minute to
 #: import torch, and a slow model has its own limit (``edge.devices.timing.MOST_SECONDS``).
@@ -44,8 +45,8 @@ COOL_SECONDS = 120.0
 def load(path: Path | str, *, threads: int | None = None) -> Session:
     """Open and check the bundle at ``path`` and load it.
 
-    ``threads`` defaults to what the bundle's target uses, within this machine's cores. Raises UsageError, BundleError,
-    and MissingDependencyError if its runtime is not installed.
+    ``threads`` defaults to what `edge tune` found on this machine, or else what the bundle's target uses, within this
+    machine's cores. Raises UsageError, BundleError, and MissingDependencyError if its runtime is not installed.
     """
     return _load(open_bundle(path), threads)
 
@@ -61,7 +62,8 @@ def verify(
     opened = open_bundle(path)
     if isinstance(found, LocalDevice):
         return check_samples(opened, _load(opened, threads), "this host")
-    request = VerifyRequest(device=device, bundle=str(opened.path.resolve()), threads=_threads(opened, threads, found))
+    used = choose(opened, threads, found)
+    request = VerifyRequest(device=device, bundle=str(opened.path.resolve()), threads=used.most)
     verified = found.work(request, PATIENCE, progress or Progress())
     assert isinstance(verified, Verified)
     return verified.checks
@@ -83,8 +85,8 @@ def run_on(
         given, outputs = Path(folder) / "in.npz", Path(folder) / "out.npz"
         given.write_bytes(encode_npz(inputs))
         request = RunRequest(
-            device=device, bundle=str(opened.path.resolve()), threads=_threads(opened, threads, found), entry=record.name,
-            inputs=str(given), outputs=str(outputs),
+            device=device, bundle=str(opened.path.resolve()), threads=choose(opened, threads, found).of(record.name),
+            entry=record.name, inputs=str(given), outputs=str(outputs),
         )
         found.work(request, PATIENCE, progress or Progress())
         return read_npz(outputs)
@@ -115,11 +117,12 @@ def profile(
     """Measure the bundle at ``path`` in a fresh process on ``device``.
 
     Every entry (or those in ``entries``) is run on its first stored sample at least ``runs`` times and ``seconds``
-    seconds. ``operators`` adds the per-operator pass, ``roofline`` what the machine could do at most, ``energy`` the
-    passes for the device's energy meter, if it has one. Where the device says its temperature, timed runs begin when it
-    is as cool as when idle, which is waited for ``cool_seconds`` at most (0: not at all). Raises as ``load`` does, and
-    DeviceError if the process dies, the way to it breaks or it takes more than ``timeout`` seconds; the error's
-    ``measurement`` then has the runs that were finished, if any were.
+    seconds, with ``threads`` threads, or by default with those of ``load``. ``operators`` adds the per-operator pass,
+    ``roofline`` what the machine could do at most, ``energy`` the passes for the device's energy meter, if it has one.
+    Where the device says its temperature, timed runs begin when it is as cool as when idle, which is waited for
+    ``cool_seconds`` at most (0: not at all). Raises as ``load`` does, and DeviceError if the process dies, the way to it
+    breaks or it takes more than ``timeout`` seconds; the error's ``measurement`` then has the runs that were finished, if
+    any were.
     """
     if runs < 1 or seconds < 0 or cool_seconds < 0:
         raise UsageError(
@@ -130,14 +133,14 @@ def profile(
     manifest = opened.manifest
     for name in entries:
         manifest.entry(name)
-    used = _threads(opened, threads, found)
+    used = choose(opened, threads, found).only(entries)
     progress = progress or Progress()
     asked = len(entries) or len(manifest.entries)
     request = ProfileRequest(
-        device=device, bundle=str(opened.path.resolve()), threads=used, entries=tuple(entries), runs=runs,
-        seconds=seconds, operators=operators, cool_seconds=cool_seconds, energy=energy,
+        device=device, bundle=str(opened.path.resolve()), threads=used.most, apart=used.apart,
+        entries=tuple(entries), runs=runs, seconds=seconds, operators=operators, cool_seconds=cool_seconds, energy=energy,
     )
-    settings = Settings(threads=used, runs=runs, seconds=seconds)
+    settings = Settings(threads=used.most, apart=used.apart, tuned=used.tuned, runs=runs, seconds=seconds)
     profiled: Profiled | None = None
     roof, without = None, ""
     try:
@@ -146,7 +149,7 @@ def profile(
         profiled = with_operators(reply, opened.path, manifest)
         if roofline:
             try:
-                roof = _roof(found, used, progress)
+                roof = _roof(found, used.most, progress)
             except UnsupportedError as error:  # a phone has no Python to measure it
                 without = f"there is no roofline: {error}"
     except DeviceError as error:
@@ -249,17 +252,8 @@ def _figures(manifest: Manifest, entries: Sequence[EntryMeasurement]) -> tuple[F
 
 
 def _load(opened: Bundle, threads: int | None) -> Session:
-    return session_class(opened.manifest.runtime.name)(opened.path, opened.manifest, _threads(opened, threads))
-
-
-def _threads(opened: Bundle, threads: int | None, device: Device | None = None) -> int:
-    """As many as were asked for, or as the target uses, within the cores of where it runs."""
-    if threads is None:
-        cores = usable_cores() if device is None or isinstance(device, LocalDevice) else device.facts().cores
-        return max(min(opened.manifest.target.threads, cores), 1)
-    if threads < 1:
-        raise UsageError(f"{threads} threads cannot run a model: give 1 or more.")
-    return threads
+    used = choose(opened, threads, find_device("local"))
+    return session_class(opened.manifest.runtime.name)(opened.path, opened.manifest, used.most, used.apart)
 
 
 def _roof(device: Device, threads: int, progress: Progress) -> Roof:

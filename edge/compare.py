@@ -207,7 +207,7 @@ def _warnings(
     found = []
     if len({side.cpu for side in sides}) > 1:
         found.append("the sides were measured on different machines: their times differ for that reason too.")
-    if len({side.threads for side in sides}) > 1:
+    if len({one.settings.threads_text for rounds in measured for one in rounds}) > 1:
         found.append("the sides were measured with different numbers of threads: profile them again with the same.")
     if any(side.saved for side in sides):
         found.append(

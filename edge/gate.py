@@ -147,7 +147,7 @@ def _comparable(baseline: Sequence[Measurement], now: Sequence[Measurement], any
     before, after = baseline[0], now[0]
     facts = (
         ("model", before.bundle.model, after.bundle.model),
-        ("number of threads", str(before.settings.threads), str(after.settings.threads)),
+        ("number of threads", before.settings.threads_text, after.settings.threads_text),
         ("CPU", before.device.cpu, after.device.cpu),
     )
     warnings = []

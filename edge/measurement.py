@@ -177,11 +177,29 @@ class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What was asked for: threads, and for each entry at least ``runs`` runs and ``seconds`` seconds."""
+    """What was asked for: threads, and for each entry at least ``runs`` runs and ``seconds`` seconds.
+
+    ``apart`` are the threads of the entries that had fewer than ``threads``; ``tuned``: as `edge tune` had found them.
+    """
 
     threads: int
+    apart: Mapping[str, int] = {}
+    tuned: bool = False
     runs: int
     seconds: float
+
+    def threads_of(self, entry: str) -> int:
+        return self.apart.get(entry, self.threads)
+
+    @property
+    def threads_text(self) -> str:
+        return threads_in_words(self.threads, self.apart)
+
+
+def threads_in_words(most: int, apart: Mapping[str, int]) -> str:
+    """ "4 threads, 1 for decode"."""
+    fewer = [f"{count} for {name}" for name, count in sorted(apart.items())]
+    return ", ".join([f"{most} thread{'' if most == 1 else 's'}", *fewer])
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -140,7 +140,7 @@ def _samples(measurement: Measurement, entry: EntryMeasurement, name: str) -> It
             runtime_version=bundle.runtime_version,
             scheme=bundle.scheme,
             target=bundle.target,
-            threads=measurement.settings.threads,
+            threads=measurement.settings.threads_of(entry.entry),
             created=measurement.created,
             edge_version=measurement.edge_version,
             device=device.device,

@@ -103,7 +103,7 @@ def _row(name: str, measurement: Measurement, entry: EntryMeasurement) -> Row:
         device=device.device,
         cpu=device.cpu,
         governor=device.governor,
-        threads=measurement.settings.threads,
+        threads=measurement.settings.threads_of(entry.entry),
         edge_version=measurement.edge_version,
         runs=entry.latency.runs,
         p50_us=entry.latency.p50_us,

@@ -43,8 +43,9 @@ class OperatorTime(msgspec.Struct, frozen=True, kw_only=True):
 class Session(ABC):
     """A loaded bundle, ready to run.
 
-    ``root`` is the folder with the artifacts; ``threads`` is how many the runtime may use. Raises BundleError if the
-    installed runtime cannot load what the manifest names, MissingDependencyError if it is not installed.
+    ``root`` is the folder with the artifacts; ``threads`` is how many the runtime may use, ``apart`` how many entry
+    points that differ from it use (fewer). Raises BundleError if the installed runtime cannot load what the manifest
+    names, MissingDependencyError if it is not installed.
     """
 
     runtime: ClassVar[str]
@@ -52,12 +53,22 @@ class Session(ABC):
     #: model's.
     packages: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, root: Path, manifest: Manifest, threads: int) -> None:
+    def __init__(self, root: Path, manifest: Manifest, threads: int, apart: Mapping[str, int] | None = None) -> None:
         self.root = root
         self.manifest = manifest
         self.threads = threads
+        self.apart = dict(apart or {})
         self.check_abi()
         self.open()
+
+    @classmethod
+    def takes_apart(cls, manifest: Manifest) -> bool:
+        """Whether entry points can have numbers of threads of their own, at no cost when one follows another."""
+        return True
+
+    def threads_of(self, entry: str) -> int:
+        """How many threads run the entry point."""
+        return self.apart.get(entry, self.threads)
 
     @abstractmethod
     def check_abi(self) -> None:

@@ -4,7 +4,8 @@ The bindings (``executorch.extension.pybindings._C``) are imported directly: the
 the same objects, but its import pulls in the whole exporter and takes seconds. They need torch: they take its tensors.
 
 Threads are XNNPACK's one pool per process. Changing its size frees what every loaded method points to (a crash at the
-next run), so all sessions unload first and load again when they next run, each with its own number of threads.
+next run), so all sessions unload first and load again when they next run, each with its own number of threads. That is
+quick where edge's own kernels compute, whose weights are mapped, and slow where XNNPACK packs weights anew.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 
 from edge.dependencies import require, version
 from edge.errors import BundleError
-from edge.manifest import EntryRecord
+from edge.manifest import EntryRecord, Manifest
 from edge.quiet import quiet_stderr
 from edge.runtimes._events import Event
 from edge.runtimes.base import OperatorTime, Session, check_kernels
@@ -46,6 +47,10 @@ OPERATOR_SECONDS = 0.5
 class ExecuTorchSession(Session):
     runtime: ClassVar[str] = "executorch"
     packages: ClassVar[tuple[str, ...]] = ("torch", "executorch.extension.pybindings._C")
+
+    @classmethod
+    def takes_apart(cls, manifest: Manifest) -> bool:
+        return manifest.kernels is not None
 
     def check_abi(self) -> None:
         record = self.manifest.runtime
@@ -81,17 +86,18 @@ class ExecuTorchSession(Session):
             load()
         self._methods: dict[str, Any] = {}
         self._programs: list[Any] = []
-        self._load()
+        self._pool = 0
+        self._load(self.threads)
 
     def bind(self, entry: EntryRecord, inputs: Sequence[np.ndarray]) -> Callable[[], Sequence[np.ndarray]]:
         import torch
 
-        name = entry.name
+        name, threads = entry.name, self.threads_of(entry.name)
         # A tensor on the array's own memory; torch takes none that is read-only.
         tensors = tuple(torch.from_numpy(value if value.flags.writeable else np.array(value)) for value in inputs)
 
         def call() -> list[np.ndarray]:
-            method = self._methods.get(name) or self._load()[name]
+            method = (self._methods if self._pool == threads else self._load(threads))[name]
             try:
                 # The method copies its outputs out of its planned memory: each call's are the caller's own.
                 return [output.numpy() for output in method(tensors)]
@@ -106,7 +112,8 @@ class ExecuTorchSession(Session):
         from edge.runtimes._etdump import read
         from edge.runtimes._executorch_operators import operator_times
 
-        self._methods.get(entry.name) or self._load()  # the pool has this session's number of threads
+        if self._pool != (threads := self.threads_of(entry.name)):
+            self._load(threads)
         tensors = tuple(torch.from_numpy(np.array(value)) for value in inputs)
         with tempfile.TemporaryDirectory(prefix="edge-etdump-") as scratch:
             dump = Path(scratch) / "run.etdp"
@@ -132,9 +139,9 @@ class ExecuTorchSession(Session):
 
         return operator_times([Block("Execute", tuple(run)) for run in runs], modules_of(root, entry))
 
-    def _load(self) -> dict[str, Any]:
-        """Load every method, once the thread pool has this session's size."""
-        _set_threads(self.threads)
+    def _load(self, threads: int) -> dict[str, Any]:
+        """Load every method, once the thread pool has that size."""
+        _set_threads(threads)
         runtime = bindings()
         with quiet_stderr(*NOISE, r"\[\w+\.cpp:\d+\]") as said:
             try:
@@ -151,12 +158,14 @@ class ExecuTorchSession(Session):
                 reason = _reason(said(), error)
                 raise BundleError(f"ExecuTorch cannot load this bundle ({reason}): export it again.") from error
         self._programs = list(programs.values())
+        self._pool = threads
         _LOADED.add(self)
         return self._methods
 
     def _unload(self) -> None:
         self._methods = {}
         self._programs = []
+        self._pool = 0  # of whatever size it is: not this session's
 
 
 def bindings() -> Any:

@@ -85,7 +85,7 @@ class OnnxSession(Session):
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # it raises what it logs as an error
-        options.intra_op_num_threads = self.threads
+        options.intra_op_num_threads = self.threads_of(entry.name)
         options.inter_op_num_threads = 1
         # Threads spin while a run lasts, which is worth it, but not after it: without this a call every 20 ms kept
         # the second core busy for 10 ms each time, at the same latency.

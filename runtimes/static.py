@@ -55,6 +55,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     id: int
     entry: str
     runs: int
+    threads: int
     kernels: bool
 
 
@@ -93,16 +94,17 @@ class StaticSession(Session):
         self._child = Child(self.folder / PROGRAM, weights, self.threads)
 
     def bind(self, entry: EntryRecord, inputs: Sequence[np.ndarray]) -> Callable[[], Sequence[np.ndarray]]:
-        child = self._child
+        child, threads = self._child, self.threads_of(entry.name)
 
         def call() -> Sequence[np.ndarray]:
-            return child.run(entry, inputs)[1]
+            return child.run(entry, inputs, threads)[1]
 
         return call
 
     def operators(self, entry: EntryRecord, inputs: Sequence[np.ndarray], runs: int) -> list[OperatorTime]:
-        self._child.run(entry, inputs)
-        answers = [self._child.run(entry, inputs, kernels=True)[0] for _ in range(runs)]
+        threads = self.threads_of(entry.name)
+        self._child.run(entry, inputs, threads)
+        answers = [self._child.run(entry, inputs, threads, kernels=True)[0] for _ in range(runs)]
         return self.operators_of(self.root, entry, [_events(answer) for answer in answers])
 
     @classmethod
@@ -130,11 +132,11 @@ class Child:
         self._next = 0
 
     def run(
-        self, entry: EntryRecord, inputs: Sequence[np.ndarray], runs: int = 1, kernels: bool = False
+        self, entry: EntryRecord, inputs: Sequence[np.ndarray], threads: int, runs: int = 1, kernels: bool = False
     ) -> tuple[Answer, list[np.ndarray]]:
         """Outputs of ``entry`` for all its inputs, in order; with ``kernels`` the answer tells of each kernel's time."""
         self._next += 1
-        request = msgspec.json.encode(Asked(id=self._next, entry=entry.method, runs=runs, kernels=kernels))
+        request = msgspec.json.encode(Asked(id=self._next, entry=entry.method, runs=runs, threads=threads, kernels=kernels))
         with contextlib.suppress(BrokenPipeError):  # it refused: its line says why
             self._stdin.write(request + b"\n")
             for value in inputs:

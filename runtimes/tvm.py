@@ -101,7 +101,7 @@ class TvmSession(Session):
             for value, own in zip(inputs, shared, strict=True)
         ]
         copied = [(arguments[index], inputs[index]) for index, own in enumerate(shared) if not own]
-        threads = self.threads
+        threads = self.threads_of(entry.name)
 
         def call() -> Sequence[np.ndarray]:
             use_threads(threads)

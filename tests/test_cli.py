@@ -18,7 +18,7 @@ from edge.doctor import EXTRAS, Status, allows, examine, read_requirements, requ
 from edge.errors import EdgeError
 
 COMMANDS = [
-    "models", "targets", "devices", "doctor", "init", "export", "verify", "run", "eval", "annotate", "profile", "compare",
+    "models", "targets", "devices", "doctor", "init", "export", "verify", "run", "eval", "annotate", "profile", "tune", "compare",
     "estimate", "results", "gate", "sweep", "build-runner", "convert",
 ]  # fmt: skip
 #: Commands with commands of their own, listed last.

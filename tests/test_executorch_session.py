@@ -67,6 +67,11 @@ def test_each_run_has_its_own_outputs_and_reads_its_inputs_in_place(exports: Cal
     np.testing.assert_array_equal(call()[0], session.run("one", second)["y"])
 
 
+def test_packed_weights_are_not_packed_again_for_another_number_of_threads(exports: Callable[[Scheme], Export]) -> None:
+    """Without edge's kernels every entry point has the same number, so that none is loaded anew after another."""
+    assert not ExecuTorchSession.takes_apart(exports(Scheme.FP32).manifest)
+
+
 def test_sessions_with_other_threads_can_take_turns(exports: Callable[[Scheme], Export]) -> None:
     made = exports(Scheme.FP32)
     sample, _ = made.captured[1].references[0]

@@ -263,13 +263,40 @@ def test_a_board_by_ssh_without_python_is_measured_block_by_block(
     assert any("measured in Python" in warning for warning in measured.warnings)
 
 
-def kill_children(program: Path) -> None:
-    """SIGKILL to those processes of this one that run ``program``."""
+def test_an_entry_point_can_have_fewer_threads_than_the_rest(runtime: str, runner: Path, bundle: Path) -> None:
+    def threads(apart: dict[str, int]) -> int:
+        """Threads of the runner when it is about to run the entry point."""
+        request = profile_request(bundle, threads=3, apart=apart, paced=True, energy=False)
+        found = []
+
+        def pace(waiting: Waiting, ask: Callable[[Go], Sampled | Repeated], keep: Callable[[Sampled], None]) -> None:
+            (child,) = children(runner)
+            found.append(len(list((child / "task").iterdir())))
+            ask(Go(runs=3, seconds=0.0, ramp=0.0))
+
+        profiled = converse([str(runner)], os.environ, msgspec.json.decode(request, type=ProfileRequest), 60.0, Progress(), pace=pace)
+        assert isinstance(profiled, Profiled) and len(profiled.traces) == 1
+        return found[0]
+
+    # TVM keeps the threads that it started, and uses fewer.
+    assert threads({}) - threads({"classify": 1}) == (2 if runtime == "executorch" else 0)
+    for wrong in (0, 4):
+        assert "'apart' is out of range" in refused(talk([runner], profile_request(bundle, threads=3, apart={"classify": wrong}))).sentence
+
+
+def children(program: Path) -> Iterator[Path]:
+    """Where /proc has the processes of this one that run ``program``."""
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError, IndexError):
             parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
             if parent == os.getpid() and (entry / "exe").readlink() == program.resolve():
-                os.kill(int(entry.name), signal.SIGKILL)
+                yield entry
+
+
+def kill_children(program: Path) -> None:
+    for entry in children(program):
+        with contextlib.suppress(OSError):
+            os.kill(int(entry.name), signal.SIGKILL)
 
 
 def test_facts_are_those_that_python_finds(runner: Path, bundle: Path) -> None:

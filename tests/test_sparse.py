@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -12,10 +14,16 @@ import pytest
 
 from edge import api
 from edge.errors import BundleError, UsageError
+from edge.export import kernel_weights
+from edge.export.capture import capture
 from edge.export.pipeline import Exported, export
+from edge.families.base import Source, find
 from edge.families.plm.decoder import session_decoder
-from edge.runtimes.executorch import ExecuTorchSession
+from edge.progress import Progress, ProgressBar
+from edge.runtimes.executorch import ExecuTorchSession, bindings
 from edge.runtimes.kernels.binding import ABI
+from edge.runtimes.kernels.weights import Weights
+from edge.spec import Sparse
 
 CONFIG = {
     "vocab_size": 2100, "hidden_size": 80, "intermediate_size": 144, "num_hidden_layers": 2, "num_attention_heads": 3,
@@ -60,6 +68,54 @@ def test_plm_computes_what_the_quantized_graph_does(make: Make, scheme: str) -> 
         mlps = 1 if record.entry == "read" else 2
         assert record.delegates == 0 and record.portable["edge.mla.default"] == 2 and record.portable["edge.relu2_mlp.default"] == mlps
         assert record.portable.get("edge.head.default", 0) == (scheme == "int4" and record.entry != "read")
+
+
+@pytest.mark.parametrize(("family", "bits"), [("plm", 4), ("plm", 8), ("relu2-mlp", 4)])
+def test_every_weight_that_is_packed_is_told_of_once(family: str, bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a bar that ends full, since minutes of a large model's export are this."""
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    source = Source(runtime="executorch", sparse=Sparse.ON)
+    if family == "plm":
+        source = dataclasses.replace(source, config=tmp_path / "config.json", random_seed=5, context=80)
+    captured = [capture(entry) for entry in find(family)[0].load(family, None, source).entries]
+    bars: list[tuple[str, int, list[int]]] = []
+
+    class Watching(Progress):
+        @contextmanager
+        def bar(self, description: str, total: int) -> Iterator[ProgressBar]:
+            steps: list[int] = []
+            bars.append((description, total, steps))
+            shown = ProgressBar()
+            shown.advance = steps.append  # type: ignore[method-assign]
+            yield shown
+
+    monkeypatch.setattr(kernel_weights, "STEP", 1000)
+    with kernel_weights.packing(captured, Weights(bits), Watching()) as weights:
+        for item in captured:
+            assert item.entry.kernels is not None
+            item.entry.kernels.build(weights)
+        ((description, total, steps),) = bars
+        assert description.startswith("rounding and packing") and total > 5
+        assert sum(steps) >= total - 1 and len(steps) > 5  # all but what is no whole step
+    assert sum(steps) == total and max(steps) < total
+
+
+def test_entry_points_can_have_threads_of_their_own(make: Make) -> None:
+    """The pool changes its size between them."""
+    made = make("int8-dynamic", "on").bundle
+    assert ExecuTorchSession.takes_apart(made.manifest)
+    session = ExecuTorchSession(made.path, made.manifest, 3, {"decode": 1})
+    both = ExecuTorchSession(made.path, made.manifest, 2)
+    for name, threads in (("decode", 1), ("prefill", 3), ("read", 3), ("decode", 1)):
+        inputs, _ = made.samples(name)[0]
+        found = session.run(name, inputs)
+        assert bindings()._threadpool_get_thread_count() == threads
+        for output, value in both.run(name, inputs).items():
+            # Sums in another order, and rounding to 8 bits between the kernels.
+            assert np.abs(found[output] - value).max() < 0.05 * value.std()
+        assert bindings()._threadpool_get_thread_count() == 2
+    assert session.operators(made.manifest.entry("decode"), list(inputs.values()), 2)
+    assert bindings()._threadpool_get_thread_count() == 1
 
 
 def test_chunks_and_single_tokens_agree(make: Make) -> None:

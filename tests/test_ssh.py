@@ -21,6 +21,7 @@ from edge.devices.host import host_facts
 from edge.devices.routes import bundle_files
 from edge.errors import BundleError, DeviceError, UsageError
 from edge.progress import Progress
+from edge.tune import tune
 
 pytestmark = [pytest.mark.skipif(bool(sshd.lacking()), reason=sshd.lacking()), pytest.mark.usefixtures("board")]
 
@@ -69,6 +70,18 @@ def test_a_bundle_is_measured_on_the_board(server: sshd.Server, tiny_bundle: Pat
         assert len(entry.runs) >= 10 and entry.operators and entry.bound is not None
     assert listener.stages[:2] == [f"connect to {server.address}", "push tiny.edge"]
     assert "runs small" in listener.stages
+
+
+def test_a_board_has_threads_of_its_own(
+    server: sshd.Server, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is found there is remembered here, for boards like it."""
+    monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("edge.tune.numbers", lambda cores: (1,))
+    found = tune(tiny_bundle, device=server.address, rounds=1, runs=3, seconds=0.0)
+    assert found.device.device == server.address and {row.chosen for row in found.rows} == {1}
+    measured = edge.profile(tiny_bundle, device=server.address, runs=3, seconds=0.0, operators=False, roofline=False)
+    assert measured.settings.threads == 1 and measured.settings.tuned
 
 
 def test_what_is_there_is_not_sent_again(server: sshd.Server, tiny_bundle: Path, board: Path) -> None:

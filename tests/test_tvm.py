@@ -14,6 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("tvm")
 
+import tvm  # noqa: E402
 from elftools.elf.elffile import ELFFile  # noqa: E402
 from onnx_case import captured_model, make_entry, manifest_of  # noqa: E402
 from torch import nn  # noqa: E402
@@ -228,6 +229,12 @@ class TestSession:
         one.run("main", second)
         np.testing.assert_array_equal(one.run("main", first)["y"], expected)
         np.testing.assert_array_equal(two.run("main", first)["y"], expected)
+        apart = TvmSession(made.folder, made.manifest, 2, {"main": 1})
+        count = tvm.get_global_func("runtime.NumThreads")
+        two.run("main", first)
+        assert count() == 2
+        np.testing.assert_array_equal(apart.run("main", first)["y"], expected)
+        assert count() == 1
 
 
 class Recorder(Progress):

@@ -37,12 +37,14 @@ def annotate(
       edge annotate interformer-click-rpi.edge photo.png --encoder interformer-encode-cpu.edge
     """
     from edge import api
+    from edge.cli.tune import say_tuned
     from edge.errors import UsageError
     from edge.families.interformer.interact import Interaction
     from edge.families.interformer.server import Page, serve
     from edge.families.interformer.tasks import encode_elsewhere, find_encoded, radius
     from edge.imagefile import read_image
 
+    say_tuned(bundle, threads)
     session = api.load(bundle, threads=threads)
     if session.manifest.family != "interformer" or "click" not in {entry.name for entry in session.manifest.entries}:
         raise UsageError(f"{bundle.name} cannot be clicked with: pass an interformer bundle with the entry point 'click'.")

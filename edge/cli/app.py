@@ -26,6 +26,7 @@ from edge.cli import (
     run,
     sweep,
     targets,
+    tune,
     verify,
 )
 
@@ -68,6 +69,7 @@ app.command("run", short_help="Do the model's task on your own file.")(run.run)
 app.command("eval", short_help="Tell how well a language model predicts your text.")(eval.evaluate)
 app.command("annotate", short_help="Click on a picture in the browser: interformer.")(annotate.annotate)
 app.command("profile", short_help="Measure speed and memory, down to the operators.")(profile.profile)
+app.command("tune", short_help="Find how many threads are best on a device.")(tune.tune)
 app.command("compare", short_help="Put bundles or profiles side by side.")(compare.compare)
 app.command("estimate", short_help="Estimate a bundle's speed on a target.")(estimate.estimate)
 app.command("results", short_help="List what was measured before.")(results.results)

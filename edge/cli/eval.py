@@ -29,6 +29,7 @@ def evaluate(
     from edge.bundle import open_bundle
     from edge.cli.output import print_json
     from edge.cli.terminal import terminal_progress
+    from edge.cli.tune import say_tuned
     from edge.errors import InputError
     from edge.families.base import get_family
 
@@ -39,6 +40,7 @@ def evaluate(
         raise InputError(f"the text {text} cannot be read ({error.strerror}): check the path.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"the text {text} is not UTF-8 (byte {error.start}): convert it first.") from error
+    say_tuned(bundle, threads)
     session = api.load(bundle, threads=threads)
     with terminal_progress() as progress:
         found = family.perplexity(session, content, progress)

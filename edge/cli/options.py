@@ -12,5 +12,5 @@ DeviceOption = Annotated[str, typer.Option("--device", metavar="D", help="Where 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option("--threads", metavar="N", min=1, help="Threads to run with; default: as many as the target uses."),
+    typer.Option("--threads", metavar="N", min=1, help="Threads to run with; default: what `edge tune` found, or as many as the target uses."),
 ]

@@ -134,6 +134,7 @@ def _task(bundle: Path, name: str | None, threads: int | None) -> tuple[Session,
     """The session and the task, refused before anything is loaded if the bundle cannot do it."""
     from edge import api
     from edge.bundle import open_bundle
+    from edge.cli.tune import say_tuned
     from edge.errors import UsageError
     from edge.families.base import get_family
 
@@ -156,6 +157,7 @@ def _task(bundle: Path, name: str | None, threads: int | None) -> tuple[Session,
         raise UsageError(
             f"{bundle.name} lacks the entry point '{lacking[0]}', which {job.name} runs: it has {', '.join(have)}."
         )
+    say_tuned(bundle, threads)
     return api.load(bundle, threads=threads), job
 
 
@@ -166,10 +168,12 @@ def _run_tensors(
     from edge.bundle import read_manifest
     from edge.cli.output import print_json, print_table
     from edge.cli.terminal import terminal_progress
+    from edge.cli.tune import say_tuned
     from edge.files import write_atomically
     from edge.npz import encode_npz, read_npz
 
     if device == "local":
+        say_tuned(bundle, threads)
         session = api.load(bundle, threads=threads)
         name = entry or api.only_entry(session.manifest)
         outputs = session.run(name, read_npz(npz))

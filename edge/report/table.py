@@ -22,7 +22,7 @@ def render(measurement: Measurement) -> RenderableType:
     """Everything that fits a terminal: latency, memory, the operators that take longest, and what to doubt."""
     bundle, device, settings = measurement.bundle, measurement.device, measurement.settings
     title = f"{bundle.model} on {bundle.runtime} {bundle.runtime_version}, {bundle.scheme}"
-    threads = f"{settings.threads} thread{'' if settings.threads == 1 else 's'}"
+    threads = f"{settings.threads_text}{', as tuned' if settings.tuned else ''}"
     parts: list[RenderableType] = [
         Text(title, style="bold"),
         Text(f"{bundle.name}; {device.cpu}, {threads}", style="dim"),

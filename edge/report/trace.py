@@ -76,7 +76,7 @@ def build(measurement: Measurement) -> Trace:
         otherData={
             "bundle": bundle.name, "manifest_sha256": bundle.manifest_sha256,
             "runtime": f"{bundle.runtime} {bundle.runtime_version}", "scheme": bundle.scheme, "device": device.cpu,
-            "threads": str(measurement.settings.threads), "created": measurement.created,
+            "threads": measurement.settings.threads_text, "created": measurement.created,
         },
     )
 

@@ -81,7 +81,7 @@ def _rows(outcome: Outcome) -> list[SweepRow]:
             target=found.bundle.target,
             runtime=found.bundle.runtime,
             scheme=found.bundle.scheme,
-            threads=found.settings.threads,
+            threads=found.settings.threads_of(entry.entry),
             p50_us=entry.latency.p50_us,
             p90_us=entry.latency.p90_us,
             size_bytes=found.bundle.artifact_bytes,

@@ -6,7 +6,7 @@
     targets = ["cpu"]
     bundles = ["mine.edge"]                 # bundles that are there already; models or bundles, or both
     devices = ["local", "ssh://pi@pi5"]     # where each bundle is measured; optional: this machine
-    threads = 2                             # optional: as many as each target uses
+    threads = 2                             # optional: as many as `edge profile` takes
     runs = 50
     seconds = 1.0
 

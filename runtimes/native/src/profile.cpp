@@ -196,7 +196,10 @@ double measure(Session& session, const Entry& entry, const std::vector<Tensor>& 
   int64_t warmed = 0;
   size_t told = 0;
   std::pair<Rows, bool> found;
-  const double bind = phases.run("bind", entry.name, [&] { return call = session.bind(entry, inputs), 0; });
+  const double bind = phases.run("bind", entry.name, [&] {
+    session.use_threads(request.threads_of(entry.name));
+    return call = session.bind(entry, inputs), 0;
+  });
   const double first = phases.run("first run", entry.name, [&] { return call->run(), 1; });
   phases.run("warm-up", entry.name, [&] { return warmed = warm_up(*call, kWarmupPart * request.seconds); });
   const auto write = [&](Writer& to, const Rows& rows, size_t from) {
@@ -305,6 +308,7 @@ std::string profile(const Request& request, const Began& began, const Said& said
   const auto peak_pss = phases.peak_pss();
 
   for (size_t i = 0; i < chosen.size() && request.paced && request.energy; ++i) {
+    session->use_threads(request.threads_of(chosen[i]->name));
     const auto call = session->bind(*chosen[i], inputs[i]);
     phases.run("energy", chosen[i]->name, [&] {
       int64_t calls = 0;
@@ -323,6 +327,7 @@ std::string profile(const Request& request, const Began& began, const Said& said
   traces.begin_array();
   for (size_t i = 0; i < chosen.size() && request.operators; ++i) {
     Trace trace;
+    session->use_threads(request.threads_of(chosen[i]->name));
     phases.run("operators", chosen[i]->name, [&] { return traced(*session, *chosen[i], inputs[i], medians[i], trace); });
     traces.begin_object().name("entry").value(chosen[i]->name).name("runs");
     trace.write(traces);

@@ -25,7 +25,7 @@ Request parse_request(std::string_view text) {
     if (type == "profile") {
       found.kind = Request::Kind::profile;
       // The thermal guard is the host's: a paced runner waits for it, another measures at once.
-      known.insert({"runs", "seconds", "operators", "cool_seconds", "energy", "paced"});
+      known.insert({"runs", "seconds", "operators", "cool_seconds", "energy", "paced", "apart"});
       found.runs = json.at("runs").whole();
       found.seconds = json.at("seconds").number();
       found.operators = json.at("operators").truth();
@@ -48,6 +48,12 @@ Request parse_request(std::string_view text) {
     const int64_t threads = json.at("threads").whole();
     if (threads < 1 || threads > kMostThreads) refuse("'threads' is out of range");
     found.threads = static_cast<int>(threads);
+    if (json.has("apart")) {
+      for (const auto& [name, value] : json.at("apart").object) {
+        if (value.whole() < 1 || value.whole() > threads) refuse("'apart' is out of range");
+        found.apart.emplace(name, static_cast<int>(value.whole()));
+      }
+    }
     if (json.has("entries")) {
       for (const Json& name : json.at("entries").items()) found.entries.push_back(name.text());
     }

@@ -1,6 +1,7 @@
 // What the host asks for: the requests of edge.devices.messages, by their tags.
 #pragma once
 
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -13,12 +14,18 @@ struct Request {
   Kind kind;
   std::string device, bundle;
   int threads = 1;
+  std::map<std::string, int> apart;  // of a profile: threads of the entry points that differ, fewer than `threads`
   std::vector<std::string> entries;
   int64_t runs = 0;       // at least so many timed runs; of a count: inferences
   double seconds = 0.0;   // and at least so many seconds
   bool operators = false;
   bool paced = false;     // ask before each block of timed runs
   bool energy = false;    // if paced: wait for the host's energy meter, too
+
+  int threads_of(const std::string& entry) const {
+    const auto found = apart.find(entry);
+    return found == apart.end() ? threads : found->second;
+  }
 };
 
 // Refuses (UsageError) what is no request, or has a field that this runner does not know: it may change what is meant.

@@ -24,6 +24,9 @@ class Call {
 class Session {
  public:
   virtual ~Session() = default;
+  // What is bound from now on runs with so many threads, at most those that the session was opened for. No call that was
+  // bound before may run afterwards.
+  virtual void use_threads(int threads) = 0;
   virtual std::unique_ptr<Call> bind(const Entry& entry, const std::vector<Tensor>& inputs) = 0;
   // The same with the runtime's own profiler on: every run adds its events to `trace`.
   virtual std::unique_ptr<Call> bind_traced(const Entry& entry, const std::vector<Tensor>& inputs, Trace& trace) = 0;

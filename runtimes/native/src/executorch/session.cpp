@@ -187,18 +187,28 @@ class TracedCall : public Call {
 
 class ExecuTorchSession : public Session {
  public:
-  ExecuTorchSession(const Bundle& bundle, int threads) {
+  ExecuTorchSession(const Bundle& bundle, int threads) : entries_(bundle.entries) {
     er::runtime_init();
-    auto* pool = executorch::extension::threadpool::get_threadpool();
-    if (pool != nullptr) pool->_unsafe_reset_threadpool(static_cast<uint32_t>(threads));  // before anything is loaded
     for (const Entry& entry : bundle.entries) {
       if (!programs_.count(entry.artifact)) {
         auto& loader = loaders_.emplace_back(std::make_unique<MmapDataLoader>(
             taken(MmapDataLoader::from(bundle.file(entry.artifact).c_str(), MmapDataLoader::MlockConfig::NoMlock))));
         programs_.emplace(entry.artifact, taken(er::Program::load(loader.get(), er::Program::Verification::InternalConsistency)));
       }
+    }
+    use_threads(threads);
+  }
+
+  // The pool is one for the process, and what is loaded points into it: all is loaded anew.
+  void use_threads(int threads) override {
+    if (threads == threads_) return;
+    methods_.clear();
+    auto* pool = executorch::extension::threadpool::get_threadpool();
+    if (pool != nullptr) pool->_unsafe_reset_threadpool(static_cast<uint32_t>(threads));
+    for (const Entry& entry : entries_) {
       methods_.emplace(entry.name, std::make_unique<Loaded>(programs_.at(entry.artifact), entry.method.c_str(), nullptr));
     }
+    threads_ = threads;
   }
 
   std::unique_ptr<Call> bind(const Entry& entry, const std::vector<Tensor>& inputs) override {
@@ -210,6 +220,8 @@ class ExecuTorchSession : public Session {
   }
 
  private:
+  const std::vector<Entry>& entries_;
+  int threads_ = 0;
   std::vector<std::unique_ptr<MmapDataLoader>> loaders_;
   std::map<std::string, er::Program> programs_;
   std::map<std::string, std::unique_ptr<Loaded>> methods_;

@@ -67,6 +67,8 @@ class StaticSession : public Session {
  public:
   StaticSession(const Bundle& bundle, int threads) : program_(weights_of(bundle), threads) {}
 
+  void use_threads(int threads) override { program_.use_threads(threads); }
+
   std::unique_ptr<Call> bind(const Entry& entry, const std::vector<Tensor>& inputs) override {
     return std::make_unique<StaticCall>(program_, number_of(entry), entry, inputs);
   }

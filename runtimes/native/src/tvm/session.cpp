@@ -167,7 +167,7 @@ class TvmSession : public Session {
     setenv("TVM_NUM_THREADS", std::to_string(threads).c_str(), 1);
     setenv("TVM_THREAD_POOL_SPIN_COUNT", kSpins, 0);
     guarded("load this bundle", [&] {
-      call_function(global_function("runtime.config_threadpool"), {any(kBigCoresFirst), any(int64_t{threads})});
+      use(threads);
       const Any load = global_function("ffi.ModuleLoadFromFile");
       for (const Entry& entry : bundle.entries) {
         if (machines_.count(entry.artifact)) continue;
@@ -181,6 +181,10 @@ class TvmSession : public Session {
     });
   }
 
+  void use_threads(int threads) override {
+    guarded("run with other threads", [&] { return use(threads), 0; });
+  }
+
   std::unique_ptr<Call> bind(const Entry& entry, const std::vector<Tensor>& inputs) override {
     return guarded("bind '" + entry.name + "'", [&] { return std::make_unique<TvmCall>(machines_.at(entry.artifact), entry, inputs); });
   }
@@ -190,6 +194,10 @@ class TvmSession : public Session {
   }
 
  private:
+  static void use(int threads) {
+    call_function(global_function("runtime.config_threadpool"), {any(kBigCoresFirst), any(int64_t{threads})});
+  }
+
   std::map<std::string, Any> machines_;
 };
 
