@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import tempfile
+import zlib
 from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,7 +110,7 @@ def load(name: str, folder: Path | None = None) -> Measurement:
     path = folder / near[0] / PROFILE
     try:
         raw = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UsageError(f"the result {near[0]} cannot be read ({error}): delete {path.parent}.") from error
     return jsonfile.decode(raw, f"the result {near[0]}")
 

@@ -156,8 +156,9 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _catch_up(connection: sqlite3.Connection, folder: Path) -> None:
     """Add results that are there and not indexed; forget those that are gone."""
-    there = set(results.identities(folder))
+    # In this order: what another process keeps in between is there, and not taken for one that is gone.
     indexed = {name for (name,) in connection.execute("SELECT DISTINCT id FROM results")}
+    there = set(results.identities(folder))
     with connection:
         connection.executemany("DELETE FROM results WHERE id = ?", [(name,) for name in indexed - there])
         for name in sorted(there - indexed):

@@ -106,6 +106,36 @@ def test_the_index_can_go_and_come_back(store: Path, real: Measurement) -> None:
         results.load(names[2])
 
 
+def test_a_profile_with_wrong_bytes_in_its_middle_is_not_listed_and_said(store: Path, real: Measurement) -> None:
+    name = results.keep(real)
+    path = store / name / results.PROFILE
+    whole = bytearray(path.read_bytes())
+    whole[40:80] = b"\xff" * 40
+    path.write_bytes(whole)
+    (store / results_index.NAME).unlink()
+    assert results_index.find(store, {}) == []
+    with pytest.raises(UsageError, match="cannot be read"):
+        results.load(name)
+
+
+def test_a_result_that_is_kept_while_another_process_lists_stays_in_the_index(
+    store: Path, real: Measurement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, listed = results.keep(real), results.identities
+
+    def meanwhile(folder: Path | None = None) -> list[str]:
+        found = listed(folder)
+        monkeypatch.setattr(results, "identities", listed)
+        results.keep(other(real, created="2026-01-02T00:00:00+00:00"))
+        return found
+
+    with results_index._opened(store) as connection:
+        monkeypatch.setattr(results, "identities", meanwhile)
+        results_index._catch_up(connection, store)
+        kept = {name for (name,) in connection.execute("SELECT DISTINCT id FROM results")}
+    assert first in kept and len(kept) == 2
+
+
 def test_what_is_not_there_or_not_clear_is_refused(store: Path, real: Measurement) -> None:
     assert results.identities() == [] and results_index.find(store, {}) == []
     for day in (1, 2):
