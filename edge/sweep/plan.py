@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import tomllib
 from pathlib import Path
 
@@ -30,6 +31,9 @@ from edge.errors import ConfigError, EdgeError
 from edge.families.base import find
 from edge.runtimes.base import runtime_names
 from edge.spec import parse_scheme
+
+#: The target that is this machine.
+HOST = "cpu"
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,6 +62,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     runtime: str = ""
     scheme: str = ""
     target: str = ""
+    target_sha256: str = ""  # of what its profile says; not of this machine, which says what it is
     bundle: str = ""
     bundle_sha256: str = ""  # of its manifest
 
@@ -79,7 +84,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @property
     def _parts(self) -> str:
-        key = "|".join((self.model, self.runtime, self.scheme, self.target))
+        key = "|".join((self.model, self.runtime, self.scheme, self.target, self.target_sha256))
         stem = f"{self.model.split(':')[-1]}-{self.runtime}-{self.scheme}-{Path(self.target).stem}"
         return f"{stem}-{hashlib.sha256(key.encode()).hexdigest()[:6]}"
 
@@ -112,7 +117,7 @@ def read_plan(path: Path) -> Plan:
         raise ConfigError(f"{path} is wrong: {error}") from error
     if not cells:
         raise ConfigError(f"{path} has nothing to try: list models, or bundles.")
-    if file.runs < 1 or file.seconds < 0 or (file.threads is not None and file.threads < 1):
+    if file.runs < 1 or not 0 <= file.seconds < math.inf or (file.threads is not None and file.threads < 1):
         raise ConfigError(f"{path} needs at least 1 run, 1 thread and no negative time.")
     return Plan(folder=folder, cells=tuple(dict.fromkeys(cells)))
 
@@ -123,13 +128,15 @@ def _exported(file: _File, folder: Path) -> list[Cell]:
         # A profile of the sweep's own is given relative to it.
         profile = str(folder / target) if target.endswith(".toml") else target
         resolved = load_target(profile)
+        digest = "" if resolved.name == HOST else hashlib.sha256(msgspec.json.encode(resolved)).hexdigest()
         find(model)
         runtime = resolved.runtime if runtime == "auto" else runtime
         if runtime not in runtime_names():
             raise ConfigError(f"there is no runtime '{runtime}': choose from {', '.join(runtime_names())}.")
         scheme = resolved.scheme.value if scheme == "auto" else parse_scheme(scheme).value
         found += [
-            _cell(file, device, model=model, runtime=runtime, scheme=scheme, target=profile) for device in _devices(file)
+            _cell(file, device, model=model, runtime=runtime, scheme=scheme, target=profile, target_sha256=digest)
+            for device in _devices(file)
         ]
     return found
 
@@ -152,10 +159,10 @@ def _devices(file: _File) -> tuple[str, ...]:
 
 
 def _cell(
-    file: _File, device: str, *, model: str = "", runtime: str = "", scheme: str = "", target: str = "", bundle: str = "",
-    bundle_sha256: str = "",
+    file: _File, device: str, *, model: str = "", runtime: str = "", scheme: str = "", target: str = "",
+    target_sha256: str = "", bundle: str = "", bundle_sha256: str = "",
 ) -> Cell:
     return Cell(
         device=device, runs=file.runs, seconds=file.seconds, threads=file.threads, model=model, runtime=runtime,
-        scheme=scheme, target=target, bundle=bundle, bundle_sha256=bundle_sha256,
+        scheme=scheme, target=target, target_sha256=target_sha256, bundle=bundle, bundle_sha256=bundle_sha256,
     )

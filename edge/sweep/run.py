@@ -46,7 +46,13 @@ def run(
     if missing:
         with _client(plan, scheduler, workers) as client:
             _check_devices(client, missing, scheduler)
-            _make(client, missing, plan, store, progress)
+            refused = _make(client, missing, plan, store, progress)
+            if scheduler is None:
+                # All workers are of this machine: what one cannot make none can, and trying would disturb the measuring.
+                for cell in missing:
+                    if (sentence := refused.get(cell.export_name)) and not cell.bundle:
+                        _keep(Outcome(cell=cell, refused=sentence), store, progress)
+                missing = [cell for cell in missing if store.outcome(cell) is None]
             _measure(client, missing, plan, store, progress)
     found = [store.outcome(cell) for cell in plan.cells]
     return [outcome for outcome in found if outcome is not None]
@@ -57,19 +63,27 @@ def resource(device: str) -> str:
     return f"device:{device}"
 
 
-def _make(client: Client, cells: Sequence[Cell], plan: Plan, store: SweepStore, progress: Progress) -> None:
-    """The bundles, each once; what is refused is left for the measuring to say."""
+def _make(client: Client, cells: Sequence[Cell], plan: Plan, store: SweepStore, progress: Progress) -> dict[str, str]:
+    """The bundles, each once; by its name why one was refused, which another worker may not have to say."""
     wanted = {cell.export_name: cell for cell in cells if not cell.bundle}
-    if not wanted:
-        return
     where = (str(store.bundles.absolute()), str(plan.folder))
-    futures = [
-        client.submit(tasks.make, msgspec.json.encode(cell), *where, key=f"make-{name}", pure=False)
+    futures = {
+        client.submit(tasks.make, msgspec.json.encode(cell), *where, key=f"make-{name}", pure=False): name
         for name, cell in wanted.items()
-    ]
+    }
+    refused = {}
     with progress.bar("making bundles", len(futures)) as bar:
-        for _ in _completed(futures):
+        for future in _completed(list(futures)):
+            if future.exception() is None and (sentence := future.result()):
+                refused[futures[future]] = sentence
             bar.advance()
+    return refused
+
+
+def _keep(outcome: Outcome, store: SweepStore, progress: Progress) -> None:
+    store.keep(outcome)
+    if outcome.refused is not None:
+        progress.warn(f"{outcome.cell.name}: {outcome.refused}")
 
 
 def _measure(client: Client, cells: Sequence[Cell], plan: Plan, store: SweepStore, progress: Progress) -> None:
@@ -91,12 +105,10 @@ def _measure(client: Client, cells: Sequence[Cell], plan: Plan, store: SweepStor
                 # Its worker died again and again, or what it did was not foreseen.
                 detail = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 outcome = Outcome(cell=cell, refused=f"the worker failed ({detail})")
-            store.keep(outcome)
+            _keep(outcome, store, progress)
             future.release()
             bar.advance()
             bar.note(cell.name)
-            if outcome.refused is not None:
-                progress.warn(f"{cell.name}: {outcome.refused}")
 
 
 def _completed(futures: Sequence[Future]) -> Iterator[Future]:
@@ -123,19 +135,25 @@ def _client(plan: Plan, scheduler: str | None, workers: int | None) -> Iterator[
 
 @contextlib.contextmanager
 def _cluster(devices: Sequence[str], workers: int) -> Iterator[SpecCluster]:
-    """Worker processes on this machine, on loopback only; each device belongs to one of them."""
+    """Worker processes on this machine, on loopback only; each device belongs to one of them.
+
+    What runs on this machine itself, emulated boards too, belongs to the same one, which does one thing at a time.
+    """
     from distributed import Nanny, Scheduler, SpecCluster
 
     offered: list[dict[str, float]] = [{} for _ in range(workers)]
-    for index, device in enumerate(devices):
+    here = [device for device in devices if device == "local" or device.startswith("qemu:")]
+    for device in here:
+        offered[0][resource(device)] = 1
+    for index, device in enumerate((device for device in devices if device not in here), 1):
         offered[index % workers][resource(device)] = 1
     # No limit to a worker's memory: an export of a large model takes what it takes.
     common = {"nthreads": 1, "host": "127.0.0.1", "memory_limit": 0, "silence_logs": logging.ERROR}
     specs = {
         index: {"cls": Nanny, "options": {**common, "resources": found}} for index, found in enumerate(offered)
     }
-    here = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": None}}
-    with SpecCluster(workers=specs, scheduler=here, silence_logs=logging.ERROR) as cluster:
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": None}}
+    with SpecCluster(workers=specs, scheduler=scheduler, silence_logs=logging.ERROR) as cluster:
         yield cluster
 
 

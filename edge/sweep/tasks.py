@@ -13,7 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from edge.errors import EdgeError
+from edge.bundle import MANIFEST, open_bundle, sha256_file
+from edge.errors import BundleError, EdgeError
 from edge.measurement import Measurement
 from edge.sweep.plan import Cell
 
@@ -41,8 +42,11 @@ def measure(raw: bytes, bundles: str, folder: str) -> bytes:
 
     cell = msgspec.json.decode(raw, type=Cell)
     try:
+        bundle = _bundle(cell, Path(bundles), Path(folder))
+        if cell.bundle and sha256_file(bundle / MANIFEST) != cell.bundle_sha256:
+            raise BundleError(f"{bundle} is not the bundle that the sweep began with: run the sweep again.")
         measurement = api.profile(
-            _bundle(cell, Path(bundles), Path(folder)), threads=cell.threads, runs=cell.runs, seconds=cell.seconds,
+            bundle, threads=cell.threads, runs=cell.runs, seconds=cell.seconds,
             device=cell.device, operators=False, roofline=False,
         )
         outcome = Outcome(cell=cell, measurement=measurement)
@@ -53,13 +57,13 @@ def measure(raw: bytes, bundles: str, folder: str) -> bytes:
 
 def _bundle(cell: Cell, bundles: Path, folder: Path) -> Path:
     if cell.bundle:
-        return Path(cell.bundle)
+        return open_bundle(cell.bundle).path
     # Before torch is loaded: threads that spin while they wait take the cores from the sweep's other workers.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     path = bundles / cell.export_name
     bundles.mkdir(parents=True, exist_ok=True)
     with _locked(bundles / f".{cell.export_name}.lock"):
-        if not (path / "manifest.json").is_file():
+        if not (path / MANIFEST).is_file():
             from edge.export import pipeline
 
             # A model of the user's own is looked up in the sweep's folder, where that is on this worker too.
