@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -124,9 +125,9 @@ def profile(
     breaks or it takes more than ``timeout`` seconds; the error's ``measurement`` then has the runs that were finished, if
     any were.
     """
-    if runs < 1 or seconds < 0 or cool_seconds < 0:
+    if runs < 1 or not (0 <= seconds < math.inf and 0 <= cool_seconds < math.inf):
         raise UsageError(
-            f"profiling needs at least 1 run and no negative time, not {runs} runs, {seconds} s and {cool_seconds} s to cool."
+            f"profiling needs at least 1 run and no negative or endless time, not {runs} runs, {seconds} s and {cool_seconds} s to cool."
         )
     found = find_device(device)
     opened = open_bundle(path)

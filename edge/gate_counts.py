@@ -42,6 +42,14 @@ class CountFile(msgspec.Struct, frozen=True):
     emulator: str
     threads: int
     entries: tuple[_Entry, ...]
+    runtime: str = ""
+    runtime_version: str = ""
+    libc: str = ""
+
+    @property
+    def counted_with(self) -> tuple[str, ...]:
+        """Whose instructions are counted beside the bundle's own."""
+        return f"{self.runtime} {self.runtime_version}".strip(), self.libc
 
 
 class CountVerdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -102,6 +110,9 @@ def judge(before: CountFile, now: CountFile, allowed: float) -> CountReport:
     verdicts, warnings = [], []
     if before.emulator != now.emulator:
         warnings.append(f"the baseline was counted by {before.emulator}, this by {now.emulator}.")
+    for old_part, part in zip(before.counted_with, now.counted_with, strict=True):
+        if old_part != part:
+            warnings.append(f"the baseline was counted with {old_part or 'another'}, this with {part or 'another'}: part of any difference is that.")
     for entry in now.entries:
         if entry.entry not in known:
             raise InputError(f"the baseline has no entry point '{entry.entry}': count a new one.")

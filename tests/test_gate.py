@@ -230,7 +230,7 @@ def counts(path: Path, total: int, cpu: str = "cortex-a76", entry: str = "classi
     row = {"entry": entry, "inference": classes, "steady": steady, "operators": []}
     path.write_text(json.dumps({
         "schema": 1, "edge_version": "0", "bundle": "a.edge", "manifest_sha256": "0", "runtime": "executorch",
-        "runtime_version": "1.5.1", "scheme": "int8", "target": "rpi5", "cpu": cpu, "emulator": "QEMU 7.2", "threads": 1,
+        "runtime_version": "1.5.1", "scheme": "int8", "target": "rpi5", "cpu": cpu, "emulator": "QEMU 7.2", "libc": "glibc 2.36", "threads": 1,
         "entries": [row],
     }))
     return path
@@ -246,6 +246,13 @@ def test_counts_are_compared_exactly(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert cli.invoke(["gate", str(counts(tmp_path / "n.json", 2_000_000, steady=False)), "--baseline", str(old), "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["verdicts"][0]["ratio"] == 2.0 and "did not repeat" in report["warnings"][0]
+    assert len(report["warnings"]) == 1
+    # Counts of another C library or runtime are told apart from those of another bundle.
+    now = json.loads(old.read_text()) | {"runtime_version": "1.6.0", "libc": "glibc 2.41"}
+    (tmp_path / "later.json").write_text(json.dumps(now))
+    assert cli.invoke(["gate", str(tmp_path / "later.json"), "--baseline", str(old), "--json"]) == 0
+    version, libc = json.loads(capsys.readouterr().out)["warnings"]
+    assert "executorch 1.5.1" in version and "executorch 1.6.0" in version and "glibc 2.41" in libc
 
 
 def test_counts_that_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

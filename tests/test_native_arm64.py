@@ -7,7 +7,9 @@ that no board runs.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -214,6 +216,21 @@ def test_twice_the_inferences_are_twice_the_instructions(export: Export) -> None
 @emulated
 @slow
 @pytest.mark.usefixtures("cached")
+def test_folders_may_have_any_name(export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commas and equals signs mean something to the emulator, and a relative cache is not relative to the bundle."""
+    bundle = export("relu2-mlp", "rpi4", "executorch", "fp32")
+    plain = counting.count(bundle, "rpi4", runs=1)
+    (tmp_path / "a,out=b").symlink_to(os.environ["EDGE_CACHE"])
+    (tmp_path / "c,d=e").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDGE_CACHE", "a,out=b")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "c,d=e"))
+    assert counting.count(bundle, "rpi4", runs=1).entries == plain.entries
+
+
+@emulated
+@slow
+@pytest.mark.usefixtures("cached")
 def test_int8_is_fewer_instructions_with_dot_products(export: Export) -> None:
     """The Pi 5 has them, the Pi 4 has not: the same program takes other kernels there."""
     bundle = export("relu2-mlp", "rpi5", "executorch", "int8-dynamic")
@@ -250,6 +267,17 @@ def test_missing_programs_are_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setenv("EDGE_SYSROOT", str(tmp_path))
     with pytest.raises(UnsupportedError, match="libc6-arm64-cross"):
         counting.find_sysroot()
+
+
+def test_addresses_that_may_not_be_fixed_are_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in a container whose system calls are filtered."""
+    program = tmp_path / "setarch"
+    program.write_text("#!/bin/sh\necho 'setarch: failed to set personality: Operation not permitted' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert counting._fixed_addresses() == ()
+    program.write_text('#!/bin/sh\nshift\nexec "$@"\n')
+    assert counting._fixed_addresses() == (str(program), "-R")
 
 
 def test_plugin_api_follows_the_emulator() -> None:

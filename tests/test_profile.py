@@ -131,6 +131,12 @@ def test_the_roofline_bounds_the_entries(measured: Measurement) -> None:
         )
 
 
+@pytest.mark.parametrize("changes", [{"seconds": float("nan")}, {"seconds": float("inf")}, {"cool_seconds": float("nan")}, {"seconds": -1.0}])
+def test_times_that_are_none_are_refused_before_anything_runs(bundle: Path, changes: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="no negative or endless time"):
+        edge.profile(bundle, **changes)  # type: ignore[arg-type]
+
+
 def test_one_entry_without_extras(bundle: Path) -> None:
     threads = usable_cores() + 1
     measured = edge.profile(

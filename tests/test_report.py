@@ -17,7 +17,9 @@ from edge.conditions import Conditions
 from edge.errors import InputError
 from edge.manifest import ErrorStats
 from edge.measurement import EntryCheck, Measurement
-from edge.report import html, jsonfile, table, trace, units
+from edge.report import counts, html, jsonfile, table, trace, units
+from edge.runtimes.native.counting import Counts, EntryCount, OperatorCount
+from edge.runtimes.native.marks import Instructions
 from edge.spec import Tolerance
 
 
@@ -152,6 +154,18 @@ def test_table_says_the_figures(full: Measurement) -> None:
 def test_table_does_not_read_names_as_markup(full: Measurement) -> None:
     odd = msgspec.structs.replace(full.entries[0], operators=(operator("[red]x[/red]", 0.0, 1.0, 1.0),))
     assert "[red]x[/red]" in shown(table.render(measurement(odd)))
+
+
+def test_counts_do_not_read_names_as_markup() -> None:
+    some = Instructions(integer=5, simd_fp=4)
+    row = OperatorCount(name="[/a]", kind="", provider="", module="[b]", instructions=some)
+    found = Counts(
+        edge_version="0", bundle="[c]", manifest_sha256="0", runtime="tvm", runtime_version="0", scheme="fp32", target="rpi5",
+        cpu="cortex-a76", emulator="QEMU 7.2", libc="glibc 2.36",
+        entries=(EntryCount(entry="[/red]", inference=some, steady=True, operators=(row,)),),
+    )
+    text = shown(counts.render(found))
+    assert all(name in text for name in ("[/a] ([b])", "[c]", "[/red]"))
 
 
 def test_checks_show_pass_and_fail() -> None:

@@ -88,6 +88,16 @@ def test_histogram_counts_every_run(full: Measurement) -> None:
         assert sum(int(tip) for tip in tips) == len(one.runs)
 
 
+@pytest.mark.parametrize("runs", [1, 2, 3, 9])
+def test_histogram_has_no_half_runs(runs: int) -> None:
+    """Few runs: the axis has room for ticks between two whole ones, which would carry the same label."""
+    drawing = ET.fromstring(str(charts.histogram(entry("forward", [5.0] * runs))))
+    labels = [element.text for element in drawing.iter("text") if element.attrib["class"] == "tick" and element.attrib["text-anchor"] == "end"]
+    assert all(label is None or label == str(int(label)) for label in labels)
+    whole = [label for label in labels if label]
+    assert len(whole) == len(set(whole)) >= 2 and 0 < max(map(int, whole)) <= runs
+
+
 # --- figures and scales
 
 
@@ -108,6 +118,16 @@ def test_durations(us: float, text: str) -> None:
 )
 def test_figures(value: float, unit: str, text: str) -> None:
     assert units.figure(value, unit) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (0.000123, "0.000123"), (0.0456, "0.0456"), (0.9996, "1.00"), (9.996, "10.0"), (99.96, "100"), (12345.6, "12346"),
+     (-0.5, "-0.500"), (-12.34, "-12.3"), (float("inf"), "inf")],
+)
+def test_digits(value: float, text: str) -> None:
+    """A metric of a ten-thousandth is not 0.000."""
+    assert units.digits(value) == text
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def histogram(entry: EntryMeasurement) -> Markup:
     factor, unit = _unit(high)
     x = Scale(low, high, LEFT, RIGHT)
     y = Scale(0, float(counts.max()), bottom, top)
-    y_axis(drawing, y, LEFT, RIGHT, lambda value: f"{value:.0f}", "runs")
+    y_axis(drawing, y, LEFT, RIGHT, lambda value: f"{value:.0f}" if value == int(value) else "", "runs")
     ticks = Scale(low * factor, high * factor, LEFT, RIGHT)
     x_axis(drawing, ticks, bottom, bottom, plain(ticks), f"time of a run, {unit}")
     for index, amount in enumerate(counts):

@@ -41,7 +41,7 @@ def _classes(counts: Counts) -> Table:
     table = _table("entry", "all", "integer", "branch", "load/store", "SIMD and FP", "other", "repeats")
     for entry in counts.entries:
         found = entry.inference
-        table.add_row(entry.entry, *(f"{number:,}" for number in (
+        table.add_row(Text(entry.entry), *(f"{number:,}" for number in (
             found.total, found.integer, found.branch, found.load_store, found.simd_fp, found.other,
         )), "yes" if entry.steady else "no: the least")  # fmt: skip
     return table

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from edge.errorstats import UNBOUNDED
 
 
@@ -81,7 +83,10 @@ def plural(number: int, word: str) -> str:
 
 
 def digits(value: float) -> str:
-    """Three significant digits, never in exponent form: 0.123, 1.23, 12.3, 123."""
-    if value == 0:
-        return "0"
-    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}" if value >= 0.9995 else f"{value:.3f}"
+    """Three significant digits, never in exponent form: 0.00123, 0.123, 1.23, 12.3, 123."""
+    size = abs(value)
+    if not 1e-9 <= size < math.inf:
+        return "0" if size < 1e-9 else str(value)
+    # The power of ten after rounding, so that 9.996 is 10.0.
+    power = int(f"{size:.2e}".partition("e")[2])
+    return f"{value:.{max(2 - power, 0)}f}"

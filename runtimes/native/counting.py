@@ -105,10 +105,11 @@ def count(
     wanted = load_target(target)
     _check(opened, wanted)
     progress = progress or Progress()
-    emulator, sysroot = find_emulator(), find_sysroot()
+    emulator, sysroot = find_emulator(), find_sysroot().absolute()
     progress.stage("build the runner and the counter")
-    program = runner_files(manifest.runtime.name, "aarch64-linux-gnu")[PROGRAM]
-    plugin = build_plugin(plugin_api(emulator_version(emulator)))
+    # The emulator is started in the bundle's folder: what it is given must not depend on where this process is.
+    program = runner_files(manifest.runtime.name, "aarch64-linux-gnu")[PROGRAM].absolute()
+    plugin = build_plugin(plugin_api(emulator_version(emulator))).absolute()
     request = CountRequest(
         device=f"qemu:{wanted.name}", bundle=".", entries=tuple(record.name for record in records), runs=runs
     )
@@ -116,7 +117,7 @@ def count(
         out = Path(scratch) / "marks"
         command = [
             *_fixed_addresses(), emulator, "-seed", "1", "-0", PROGRAM, "-cpu", wanted.cpu, "-L", str(sysroot),
-            "-plugin", f"{plugin},out={out}", str(program),
+            "-plugin", f"file={_option(plugin)},out={_option(out)}", str(program),
         ]  # fmt: skip
         marked = _run(command, opened.path, request, progress)
         marks = MarkList.read(out)
@@ -284,7 +285,17 @@ def build_plugin(api: int) -> Path:
     return library
 
 
+def _option(path: Path) -> str:
+    """``path`` as a value among QEMU's options, where a comma begins the next unless it is doubled."""
+    return str(path).replace(",", ",,")
+
+
 def _fixed_addresses() -> tuple[str, ...]:
-    """A prefix that has the kernel put everything at the same addresses, where there is one (util-linux)."""
+    """A prefix that has the kernel put everything at the same addresses, where there is one (util-linux) and it may be asked to.
+
+    Containers often forbid it; counts repeat without it too, as long as nothing depends on an address.
+    """
     found = shutil.which("setarch")
-    return (found, "-R") if found else ()
+    if found is None or subprocess.run([found, "-R", "true"], capture_output=True, check=False).returncode:
+        return ()
+    return found, "-R"
