@@ -43,6 +43,29 @@ static float *floats(size_t n, enum kind kind) {
   for (size_t i = 0; i < n; i++) made[i] = value(kind);
   return made;
 }
+/* Rows that a product takes in 8 bits: in steps of its group's scale none lies near the middle of two. There a multiplication and
+ * addition that are one instruction round to another step than two do, which says nothing of the kernels. */
+static float *activations(size_t rows, size_t columns, enum kind kind) {
+  float *made = floats(rows * columns, kind);
+  for (size_t row = 0; row < rows; row++)
+    for (size_t start = 0; start < columns; start += 32) {
+      float *x = made + row * columns + start;
+      const size_t n = columns - start < 32 ? columns - start : 32;
+      size_t widest = 0;
+      int power, finite = 1;
+      for (size_t i = 0; i < n; i++) {
+        finite &= isfinite(x[i]) != 0;
+        if (fabsf(x[i]) > fabsf(x[widest])) widest = i;
+      }
+      if (!finite || fabsf(x[widest]) < 1e-30f) continue;
+      frexpf(x[widest], &power); /* the scale becomes 2^(power - 7) */
+      for (size_t i = 0; i < n; i++) {
+        const float step = ldexpf(x[i], 7 - power), whole = rintf(step * 0.98f) + 0.3f * uniform();
+        x[i] = ldexpf(i == widest ? copysignf(127, step) : step == 0 ? 0 : whole, power - 7);
+      }
+    }
+  return made;
+}
 static void free_floats(void) {
   while (taken) free(to_free[--taken]);
 }
@@ -107,7 +130,7 @@ enum { COUNT = sizeof ISAS / sizeof *ISAS };
 static void matmul(const edge_pool *pool, int bits, enum kind kind) {
   const size_t blocks = size(3), rows = size(70), columns = size(200), tokens = size(draw() % 3 ? 12 : 70);
   uint8_t *block, *w = packed(0, bits, rows, columns, blocks, &block);
-  float *x = floats(tokens * blocks * columns, kind), *y = floats_at(tokens * blocks * rows);
+  float *x = activations(tokens * blocks, columns, kind), *y = floats_at(tokens * blocks * rows);
   ON_ALL("matmul", tokens * blocks * rows, y, edge_matmul_blocks(pool, blocks, bits, rows, columns, w, tokens, x, y));
   free(block), free_floats();
 }
@@ -115,14 +138,14 @@ static void matmul(const edge_pool *pool, int bits, enum kind kind) {
 static void mlp(const edge_pool *pool, int bits, enum kind kind) {
   const size_t width = size(300), hidden = size(300), tokens = size(draw() % 3 ? 5 : 70);
   uint8_t *blocks[2], *up = packed(0, bits, hidden, width, 1, blocks), *down = packed(1, bits, hidden, width, 1, blocks + 1);
-  float *x = floats(tokens * width, kind), *y = floats_at(tokens * width), *a = floats(tokens * hidden, kind);
+  float *x = activations(tokens, width, kind), *y = floats_at(tokens * width), *a = floats(tokens * hidden, kind);
   uint64_t live;
   ON_ALL("relu2_mlp", tokens * width, y, edge_relu2_mlp(pool, bits, width, hidden, up, down, tokens, x, y, &live));
   ON_ALL("sparse_down", tokens * width, y, edge_sparse_down(pool, bits, width, hidden, down, tokens, a, y, &live));
   free(blocks[0]), free(blocks[1]), free_floats();
 }
 
-static void mla(const edge_pool *pool, int bits, enum kind kind) {
+static void mla(const edge_pool *pool, enum kind kind) {
   const edge_mla_shape shape = {size(20), size(40), 2 * size(5), size(40), 10 + size(60)};
   const size_t row = shape.latent + shape.rope, tokens = draw() % 2 ? 1 : size(9), position = draw() % 2 ? size(300) : size(20) - 1;
   uint16_t *cache = halves(position * row), *own = halves(tokens * row);
@@ -130,16 +153,46 @@ static void mla(const edge_pool *pool, int bits, enum kind kind) {
   float *out = floats_at(tokens * shape.heads * (shape.latent + shape.value));
   ON_ALL("mla", tokens * shape.heads * shape.latent, out,
          edge_mla(pool, shape.heads, shape.latent, shape.rope, position, cache, tokens, own, query, out));
-  uint8_t *blocks[2], *to_key = packed(0, bits, shape.latent, shape.nope, shape.heads, blocks);
-  uint8_t *to_value = packed(0, bits, shape.value, shape.latent, shape.heads, blocks + 1);
-  float *projected = floats(tokens * (shape.heads * (shape.nope + shape.rope) + row), ORDINARY);
-  float *angles = floats(tokens * shape.rope, ORDINARY);
-  bound = 2e-2; /* between its products values become int8: one that lies between two steps may go to either */
-  ON_ALL("mla_layer", tokens * shape.heads * shape.value, out,
-         edge_mla_layer(pool, &shape, bits, to_key, to_value, tokens, projected, angles, angles + tokens * shape.rope / 2, 1e-6f,
-                        position, cache, own, out));
+  free(cache), free(own), free_floats();
+}
+
+/* A layer is its parts, one after the other, to the last bit on the same instruction set. It is not compared with the portable
+ * one: between the two products values become int8, and one that lies between two steps may go to either. The parts are, and
+ * the rows for the cache, which are made before any product. Nothing is rotated, so that no rounding is in the queries. */
+static void layer(const edge_pool *pool, int bits) {
+  const edge_mla_shape shape = {size(20), size(40), 2 * size(5), size(40), 10 + size(60)};
+  const size_t heads = shape.heads, nope = shape.nope, rope = shape.rope, half = rope / 2, latent = shape.latent, row = latent + rope;
+  const size_t tokens = draw() % 2 ? 1 : size(9), position = draw() % 2 ? size(300) : size(20) - 1, wide = heads * (nope + rope) + row;
+  uint16_t *cache = halves(position * row), *own = halves(tokens * row), *first = NULL;
+  uint8_t *blocks[2], *to_key = packed(0, bits, latent, nope, heads, blocks), *to_value = packed(0, bits, shape.value, latent, heads, blocks + 1);
+  float *projected = floats(tokens * wide, ORDINARY), *cos = floats_at(tokens * half), *sin = floats(tokens * half, ZEROS);
+  float *plain = floats_at(tokens * heads * nope), *absorbed = floats_at(tokens * heads * latent), *query = floats_at(tokens * heads * row);
+  float *mixed = floats_at(tokens * heads * latent), *parts = floats_at(tokens * heads * shape.value), *out = floats_at(tokens * heads * shape.value);
+  for (size_t i = 0; i < tokens * half; i++) cos[i] = 1;
+  for (size_t token = 0; token < tokens; token++) {
+    const float *x = projected + token * wide, *even = x + heads * nope, *odd = even + heads * half;
+    memcpy(plain + token * heads * nope, x, heads * nope * sizeof *plain);
+    for (size_t head = 0; head < heads; head++) {
+      float *rotated = query + (token * heads + head) * row + latent;
+      memcpy(rotated, even + head * half, half * sizeof *rotated);
+      memcpy(rotated + half, odd + head * half, half * sizeof *rotated);
+    }
+  }
+  bound = 0;
+  for (int isa = 0; isa < COUNT; isa++) {
+    if (edge_kernels_use(ISAS[isa])) continue;
+    int status = edge_mla_layer(pool, &shape, bits, to_key, to_value, tokens, projected, cos, sin, 1e-6f, position, cache, own, out);
+    status |= edge_matmul_blocks(pool, heads, bits, latent, nope, to_key, tokens, plain, absorbed);
+    for (size_t i = 0; i < tokens * heads; i++) memcpy(query + i * row, absorbed + i * latent, latent * sizeof *query);
+    status |= edge_mla(pool, heads, latent, rope, position, cache, tokens, own, query, mixed);
+    status |= edge_matmul_blocks(pool, heads, bits, shape.value, latent, to_value, tokens, mixed, parts);
+    if (status) failures++, printf("mla_layer or a part of it refused on %s\n", ISAS[isa]);
+    compare("mla_layer", ISAS[isa], tokens * heads * shape.value, parts, out);
+    if (first && memcmp(first, own, tokens * row * sizeof *own)) failures++, printf("rows of mla_layer are others on %s\n", ISAS[isa]);
+    if (!first) first = memcpy(malloc(tokens * row * sizeof *own), own, tokens * row * sizeof *own);
+  }
   bound = 2e-5;
-  free(cache), free(own), free(blocks[0]), free(blocks[1]), free_floats();
+  free(cache), free(own), free(first), free(blocks[0]), free(blocks[1]), free_floats();
 }
 
 /* Weights of every kind to the plain form, to both packed ones and back; rows of a table; the norm. */
@@ -178,7 +231,8 @@ int main(int count, char **arguments) {
     const edge_pool *threads = draw() % 2 ? pool : NULL;
     matmul(threads, bits, kind);
     mlp(threads, bits, kind);
-    mla(threads, bits, kind);
+    mla(threads, kind);
+    layer(threads, bits);
     storing(threads, bits, kind);
   }
   edge_pool_destroy(pool);
