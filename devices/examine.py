@@ -20,6 +20,11 @@ ARCHS = ("aarch64", "x86_64")
 #: A small bundle, edge's own files and a runner with its libraries.
 LITTLE_DISK = 64 * 2**20
 LITTLE_RAM_MB = 512
+#: What to do on a device without Python, by its C library ("": the others).
+NO_PYTHON: Mapping[str, str] = {
+    "bionic": "use static bundles, which need none: edge export MODEL --target android --runtime tvm --static",
+    "": "static bundles run without, ExecuTorch and TVM bundles by the native runner; for ONNX bundles install Python 3.11 or newer there",
+}
 
 
 def examine_device(facts: BoardFacts, bundle: Path | None = None) -> tuple[Check, ...]:
@@ -62,8 +67,7 @@ def _board(facts: BoardFacts) -> Iterator[Check]:
 def _python(facts: BoardFacts) -> Iterator[Check]:
     if facts.python is None:
         yield _check(
-            "Python", "none", "python", needed=OLDEST_PYTHON, status=Status.MISSING,
-            step="ExecuTorch and TVM bundles can run by the native runner; for ONNX bundles install Python 3.11 or newer there",
+            "Python", "none", "python", needed=OLDEST_PYTHON, status=Status.MISSING, step=NO_PYTHON.get(facts.libc, NO_PYTHON[""]),
         )
         return
     python = facts.python

@@ -2,7 +2,7 @@
 
 The emulated CPU has the board's instructions (-cpu), so what runs here runs there; its times mean nothing and are not
 measured. Bundles for Python need the arm64 Debian of ``arm64root`` (`edge device root`); the native runner needs it for
-its C library only. Nothing is pushed: the emulated program sees this machine's files.
+its C library only, and a static program not at all. Nothing is pushed: the emulated program sees this machine's files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from edge.devices.host import name_cpu
 from edge.devices.messages import ProfileRequest, Reply, Request, RoofRequest
 from edge.devices.probe import BoardFacts, PythonFacts
 from edge.devices.probe import probe as probe_host
-from edge.devices.routes import Route, check_loadable, choose_route
+from edge.devices.routes import PROGRAMS, Route, check_loadable, choose_route
 from edge.devices.running import RunRequest
 from edge.errors import DeviceError, UsageError
 from edge.progress import Progress
@@ -60,6 +60,8 @@ class QemuDevice(Device):
         """The command that runs the arm64 program ``argv``; its path is this machine's, or one in the prefix."""
         if shutil.which(PROGRAM) is None:
             raise DeviceError(f"{self.address} needs {PROGRAM}, which is not installed: run `apt-get install qemu-user`.")
+        if find_root() is None:  # what needs one was refused before
+            return (PROGRAM, "-cpu", self.board.cpu, *argv)
         prefix = self.prefix()
         inside = prefix / argv[0].lstrip("/")
         program = str(inside) if inside.exists() else argv[0]
@@ -73,15 +75,21 @@ class QemuDevice(Device):
             }])
             self._facts = msgspec.structs.replace(
                 host, address=self.address, arch="aarch64", model=self.board.model, cpu=cpu, features=features,
-                cores=min(host.cores, self.board.cores), page_size=4096, libc="glibc", libc_version=_glibc(self.prefix()),
-                python=_python(self.prefix()),
+                cores=min(host.cores, self.board.cores), page_size=4096, libc="unknown", libc_version="", python=None,
             )
+            if find_root() is not None:
+                prefix = self.prefix()
+                self._facts = msgspec.structs.replace(
+                    self._facts, libc="glibc", libc_version=_glibc(prefix), python=_python(prefix),
+                )
         return self._facts
 
     def work(self, request: Request, timeout: float, progress: Progress) -> Reply:
         if isinstance(request, ProfileRequest | RoofRequest):
             raise UsageError(f"{self.address} is an emulator and its times mean nothing: verify there, and profile on a board.")
         manifest = read_manifest(Path(request.bundle))
+        if manifest.runtime.name not in PROGRAMS or isinstance(request, RunRequest):
+            self.prefix()
         facts = self.facts()
         check_loadable(facts, Path(request.bundle), manifest)
         route = self._local(choose_route(facts, manifest, Path(request.bundle), own_tensors=isinstance(request, RunRequest)), progress)
@@ -109,7 +117,7 @@ def possible() -> Mapping[str, str]:
     elif shutil.which(PROGRAM) is None:
         step = "needs qemu-user: apt-get install qemu-user"
     elif find_root() is None:
-        step = "needs an arm64 system: edge device root"
+        step = "ready for static bundles; others need an arm64 system: edge device root"
     return {f"qemu:{name}": step for name in board_names()}
 
 

@@ -48,7 +48,7 @@ def answer(device: Device, request: Request, timeout: float, progress: Progress)
         raise DeviceError(f"{device.address} lacks {', '.join(facts.lacks)}: install coreutils and util-linux, or BusyBox, there.")
     if isinstance(request, RoofRequest):
         if lack := lacking(facts, None):
-            raise UnsupportedError(f"the roofline is measured in Python: {lack}")
+            raise UnsupportedError(f"it is measured in Python, and {lack}")
         route = choose_route(facts, None)
         with locked(device, facts.folder):
             device.push(route.files, route.folder, progress)

@@ -137,8 +137,9 @@ def check_loadable(facts: BoardFacts, root: Path, manifest: Manifest) -> None:
 
 
 def bundle_files(root: Path, manifest: Manifest) -> Mapping[str, Path]:
-    """What a device needs of the bundle at ``root``: its manifest and every file that it lists."""
-    return {MANIFEST: root / MANIFEST, **{record.path: root / record.path for record in manifest.files}}
+    """What a device needs of the bundle at ``root``: its manifest and the files that it lists, but the exporting host's."""
+    listed = {record.path: root / record.path for record in manifest.files if not record.path.startswith(EXPORTERS)}
+    return {MANIFEST: root / MANIFEST, **listed}
 
 
 def bundle_folder(facts: BoardFacts, root: Path) -> str:

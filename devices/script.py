@@ -23,17 +23,18 @@ def wrapped(script: str, *arguments: str) -> tuple[str, ...]:
 def run_script(device: Device, script: str, *arguments: str, given: bytes = b"", timeout: float = PATIENCE) -> bytes:
     """What ``script`` printed on standard output. Raises LostError, StorageError for a full disk, or DeviceError."""
     done = device.run(wrapped(script, *arguments), given=given, timeout=timeout)
-    output, status = ended(device, done.output)
+    output, status = ended(device, done.output, done.printed)
     if status:
         raise failure(device, status, done.printed)
     return output
 
 
-def ended(device: Device, output: bytes) -> tuple[bytes, int]:
-    """A script's own output and its status; LostError if its end is missing."""
+def ended(device: Device, output: bytes, printed: str) -> tuple[bytes, int]:
+    """A script's own output and its status; LostError, with the last of what was ``printed``, if its end is missing."""
     body, found, status = output.rpartition(b"\n" + _END)
     if not found or not status.strip().isdigit():
-        raise LostError(f"the connection to {device.address} was lost: check it and run the same command again.")
+        said = f" ({_last(printed)})" if printed.strip() else ""
+        raise LostError(f"the connection to {device.address} was lost{said}: check it and run the same command again.")
     return body, int(status)
 
 

@@ -96,7 +96,7 @@ def push(device: Device, files: Mapping[str, Path], folder: str, progress: Progr
 def pull(device: Device, source: str, destination: Path) -> None:
     """See ``Device.pull``. Raises DeviceError if the device has no such file or it arrives damaged."""
     done = device.run(wrapped(_READ, source), timeout=HASHING)
-    output, status = ended(device, done.output)
+    output, status = ended(device, done.output, done.printed)
     if status == _ABSENT:
         raise DeviceError(f"{device.address} has no file {source!r}: nothing was copied.")
     if status:
@@ -170,7 +170,7 @@ def _send(
             printed, output = log.read().decode("utf-8", "replace"), answer.read()
     if process.returncode and (why := device.lost(process.returncode, printed)):
         raise LostError(f"{device.address} {why}.")
-    _, status = ended(device, output)
+    _, status = ended(device, output, printed)
     if status not in (0, _SHORT, _OTHER):
         raise failure(device, status, printed)
     return status

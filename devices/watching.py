@@ -159,7 +159,11 @@ class _Watch:
         )
 
     def _facts(self, facts: DeviceFacts) -> DeviceFacts:
-        """With what the sensors said first: the runner's own facts take the first thermal zone, whatever it is."""
+        """With what the sensors said first: the runner's own facts take the first thermal zone, whatever it is. And with
+        the board's name, where the kernel told the runner none."""
+        if facts.cpu == facts.arch:
+            board = self._device.facts()
+            facts = msgspec.structs.replace(facts, cpu=f"{board.model} ({board.cpu})" if board.model else board.cpu)
         if not self._readings:
             return facts
         first = self._readings[0]

@@ -68,7 +68,7 @@ class Phase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Resident memory of the measuring process, which loads this bundle and nothing else.
 
-    ``baseline`` is Python with numpy, ``imported`` adds the runtime's libraries, ``loaded`` adds the model. The peaks
+    ``baseline`` is Python with numpy (or the native runner), ``imported`` adds the runtime's libraries, ``loaded`` adds the model. The peaks
     are the kernel's high-water mark (VmHWM): of the whole process, of loading, and of running. Where the kernel does
     not let a process reset the mark (``resets`` is false) the last two include whatever came before them.
 
@@ -174,6 +174,11 @@ class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     busy: float
     python: str
     versions: Mapping[str, str]
+
+    @property
+    def in_python(self) -> bool:
+        """Whether Python measured. Else a native runner, a bundle's own program or the app did: nothing is imported."""
+        return self.python[:1].isdigit()
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

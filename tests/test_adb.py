@@ -17,6 +17,7 @@ from tiny import make_bundle
 
 import edge
 from edge import cli
+from edge.devices import guard
 from edge.devices.adb import attached
 from edge.devices.base import LostError, find_device
 from edge.errors import DeviceError, UsageError
@@ -39,6 +40,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGE_CACHE", str(built(tmp_path_factory, "executorch", "aarch64-linux-gnu").parents[2]))
         yield exported(tmp_path_factory, "relu2-mlp", "rpi5", "executorch", "fp32")
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo relu2-mlp as one program; shared with the other tests of static bundles."""
+    return exported(tmp_path_factory, "relu2-mlp", "android", "static", "fp32")
 
 
 @pytest.fixture
@@ -93,6 +100,31 @@ def test_a_phone_from_the_cable_to_the_figures(
 
     assert cli.invoke(["device", "clean", phone.address]) == 0
     assert device.run(("test", "-e", facts.folder)).status == 1
+
+
+def test_a_program_from_the_cable_to_the_figures(
+    phone: virtual.Phone, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A static bundle needs nothing of the phone's: some 15 s, most of it for the shells between the blocks."""
+    (check,) = edge.verify(program, device=phone.address, threads=2)
+    assert check.passed and check.samples > 0 and check.where.startswith(f"static on {phone.address}")
+    device = find_device(phone.address)
+    folder = "/data/local/tmp/edge/bundles"
+    (name,) = device.run(("ls", folder)).output.decode().split()
+    # The program of the machine that exported it stays here.
+    assert device.run(("ls", f"{folder}/{name}")).output.decode().split() == ["cpu.json", "manifest.json", "model", "samples.npz", "weights.bin"]
+
+    monkeypatch.setattr(guard, "SETTLE", 2.0)
+    measured = edge.profile(program, device=phone.address, threads=2, runs=20, seconds=0.2, cool_seconds=60)
+    (entry,) = measured.entries
+    assert len(entry.runs) >= 20 and len(entry.operators) > 3 and entry.blocks
+    assert not measured.device.in_python and measured.device.cpu == "Nobody a shim of the tests (cortex-a76)"
+    conditions = measured.conditions
+    assert conditions.idle is not None and conditions.idle.low_c == 25.6 and conditions.waited_s >= 2.0
+    assert {one.temperature_c for one in conditions.readings} == {25.6} and not conditions.stayed_hot
+    # Its band is known now.
+    again = edge.profile(program, device=phone.address, threads=2, runs=5, seconds=0.0, cool_seconds=60, operators=False)
+    assert again.conditions.waited_s == 0.0
 
 
 def test_the_app_on_a_phone_measures(

@@ -134,9 +134,11 @@ def per_run(operators: Sequence[OperatorTime]) -> float:
 def memory(measurement: Measurement) -> Markup:
     """Resident memory step by step, in this fresh process."""
     found = measurement.memory
+    before = [("before loading", found.baseline)]
+    if measurement.device.in_python:
+        before = [("Python and numpy", found.baseline), ("+ runtime imported", found.imported)]
     rows = [
-        ("Python and numpy", found.baseline), ("+ runtime imported", found.imported), ("+ bundle loaded", found.loaded),
-        ("peak while loading", found.load_peak), ("peak while running", found.run_peak),
+        *before, ("+ bundle loaded", found.loaded), ("peak while loading", found.load_peak), ("peak while running", found.run_peak),
     ]
     if found.peak_pss is not None:
         rows.append(("largest PSS", found.peak_pss))

@@ -82,13 +82,12 @@ def _facts(measurement: Measurement) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column()
-    load = f"{units.duration(measurement.load_us)}, after {units.duration(measurement.import_us)} to import the runtime"
+    load, before = units.duration(measurement.load_us), f"{units.size(memory.baseline)} before it is loaded"
+    if measurement.device.in_python:
+        load += f", after {units.duration(measurement.import_us)} to import the runtime"
+        before = f"{units.size(memory.baseline)} Python, {units.size(max(memory.imported - memory.baseline, 0))} runtime"
     table.add_row("load", load)
-    table.add_row(
-        "memory",
-        f"{units.size(memory.peak)} at its peak: {units.size(memory.baseline)} Python, "
-        f"{units.size(max(memory.imported - memory.baseline, 0))} runtime, {units.size(memory.model)} the model",
-    )
+    table.add_row("memory", f"{units.size(memory.peak)} at its peak: {before}, {units.size(memory.model)} the model")
     if memory.peak_pss is not None:
         table.add_row("", f"{units.size(memory.peak_pss)} proportional (PSS): pages shared with other processes by part")
     total = units.size(bundle.total_bytes)
