@@ -83,7 +83,7 @@ def report(rows: Sequence[Row], path: Path | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("work", "ours", "peer", "ours", "theirs", "ratio", title="median, interleaved; ratio above 1: ours is faster")
+    table = Table("work", "ours", "peer", "ours", "theirs", "ratio", title="median, interleaved; ratio above 1: ours is better")
     for row in rows:
         table.add_row(row.work, row.variant, row.peer, f"{row.ours:.3f} {row.unit}", f"{row.theirs:.3f} {row.unit}", f"{row.theirs / row.ours:.2f}")
     Console(width=160).print(table)

@@ -57,7 +57,7 @@ def test_the_program_is_small_static_and_loads_on_any_page(bundle: Bundle, model
     assert needs is not None and needs.libraries == () and needs.glibc == () and needs.alignment == 16384
     headers = subprocess.run(["readelf", "-lW", model], capture_output=True, text=True, check=True).stdout
     assert "DYN (Position-Independent Executable" in headers and "INTERP" not in headers
-    assert model.stat().st_size < 1_000_000
+    assert model.stat().st_size < 400_000
 
 
 def test_a_conversation(bundle: Bundle, model: Path) -> None:
