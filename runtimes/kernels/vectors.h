@@ -18,15 +18,30 @@ INLINE v16 load16(const float *p) { return *(const v16 *)p; }
 INLINE void store16(float *p, v16 v) { *(v16 *)p = v; }
 INLINE v16 all16(float x) { return (v16){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
 INLINE v16 greater16(v16 a, v16 b) { return (v16)(((i16)a & (a > b)) | ((i16)b & ~(a > b))); } /* b if a is NaN */
+/* Halves against halves, four times: a core works on several such trees at once, but not on chains of 16. */
+#define FROM(n) n, (n) + 1, (n) + 2, (n) + 3, (n) + 4, (n) + 5, (n) + 6, (n) + 7
+#ifdef __clang__
+#define TURNED(v, n) __builtin_shufflevector(v, v, FROM(n), FROM((n) + 8))
+#else /* GCC has that one only since 12 */
+#define TURNED(v, n) __builtin_shuffle(v, v, (i16){FROM(n), FROM((n) + 8)})
+#endif
 INLINE float most16(v16 v) {
-  float most = v[0];
-  for (int i = 1; i < 16; i++) most = v[i] > most ? v[i] : most;
-  return most;
+  v = greater16(v, TURNED(v, 8));
+  v = greater16(v, TURNED(v, 4));
+  v = greater16(v, TURNED(v, 2));
+  return greater16(v, TURNED(v, 1))[0];
 }
 INLINE float sum16(v16 v) {
-  float sum = 0;
-  for (int i = 0; i < 16; i++) sum += v[i];
-  return sum;
+  v += TURNED(v, 8);
+  v += TURNED(v, 4);
+  v += TURNED(v, 2);
+  return v[0] + v[1];
+}
+INLINE int32_t whole_sum16(i16 v) {
+  v += TURNED(v, 8);
+  v += TURNED(v, 4);
+  v += TURNED(v, 2);
+  return v[0] + v[1];
 }
 
 /* 16 of them at any address. */
@@ -52,11 +67,10 @@ static void quantize(size_t columns, const float *x, int32_t offset, size_t toke
     const i16 whole_a = (i16)(a * inverse + ROUNDER) - ROUNDER_BITS, whole_b = (i16)(b * inverse + ROUNDER) - ROUNDER_BITS;
     *(b16 *)q = __builtin_convertvector(whole_a, b16);
     *(b16 *)(q + 16) = __builtin_convertvector(whole_b, b16);
-    const i16 both = __builtin_convertvector(*(b16 *)q, i16) + __builtin_convertvector(*(b16 *)(q + 16), i16);
-    int32_t sum = 0;
-    for (int i = 0; i < 16; i++) sum += both[i];
+    /* The lowest eight bits of each, whatever a number that is none became. */
+    const i16 both = ((i16)((u16)whole_a << 24) >> 24) + ((i16)((u16)whole_b << 24) >> 24);
     out->scale[token * groups + group] = scale + sum16(poison);
-    out->bias[token * groups + group] = -offset * sum;
+    out->bias[token * groups + group] = -offset * whole_sum16(both);
   }
 }
 
