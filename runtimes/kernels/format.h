@@ -65,7 +65,7 @@ typedef struct instruction_set {
   /* y [padded width] += the weights of `count` neurons times their values; coefficients is scratch, 4 * padded width / 32. */
   void (*down4)(size_t width, const uint8_t *packed, size_t count, const live_neuron *live, float *coefficients, float *y);
   void (*down8)(size_t width, const uint8_t *packed, size_t count, const live_neuron *live, float *coefficients, float *y);
-  /* The same for many tokens and one strip of 128 outputs, see down_many in mlp.c: w [count][128] floats. */
+  /* The same for many tokens and one strip of 128 outputs, see down_strips in mlp.c: w [count][128] floats. */
   void (*expand4)(size_t width, const uint8_t *packed, size_t first, size_t count, size_t strip, float *w);
   void (*expand8)(size_t width, const uint8_t *packed, size_t first, size_t count, size_t strip, float *w);
   void (*gather)(size_t first, size_t count, const live_neuron *live, const float *w, float *y);

@@ -6,6 +6,8 @@
 /* Tokens whose lists of live neurons are at hand at one time, and neurons whose expanded strips are (32 KB). */
 #define MOST_TOKENS 64
 #define NEURONS 64
+/* Most strips of a task, whose sums stay in a core's second cache (32 KB each). */
+#define STRIPS 8
 
 typedef struct down_job {
   const instruction_set *isa;
@@ -50,26 +52,33 @@ static void down_one(const edge_pool *pool, down_job *job) {
     for (size_t i = 0; i < job->width; i++) job->y[i] += job->partial[part * each + i];
 }
 
-/* Many tokens: a strip of outputs a task, for which the weights of some neurons are expanded at a time. */
-static void down_strip(void *context, size_t strip) {
+/* Many tokens: some strips of outputs a task, for which the weights of some neurons are expanded at a time. A neuron's strips lie side
+ * by side, so that memory is read in runs of lines and not a line here and there. */
+static void down_strips(void *context, size_t part) {
   const down_job *job = context;
-  float *memory = edge_scratch(SCRATCH_TASK, (NEURONS + MOST_TOKENS) * STRIP * sizeof(float));
-  if (!memory) return; /* told by down_many's own attempt */
-  float *w = memory, *y = memory + NEURONS * STRIP;
+  const size_t strips = up_to(job->width, STRIP) / STRIP, begin = strips * part / job->parts, end = strips * (part + 1) / job->parts;
+  float *memory = edge_scratch(SCRATCH_TASK, (NEURONS + (end - begin) * MOST_TOKENS) * STRIP * sizeof(float));
+  if (!memory) return;
+  float *w = memory, *sums = memory + NEURONS * STRIP;
   const size_t blocks = up_to(job->hidden, NEURONS) / NEURONS + 1;
-  memset(y, 0, job->tokens * STRIP * sizeof(float));
+  memset(sums, 0, (end - begin) * job->tokens * STRIP * sizeof(float));
   for (size_t first = 0; first < job->hidden; first += NEURONS) {
     const size_t n = job->hidden - first < NEURONS ? job->hidden - first : NEURONS;
-    (job->bits == 4 ? job->isa->expand4 : job->isa->expand8)(job->width, job->packed, first, n, strip, w);
-    for (size_t token = 0; token < job->tokens; token++) {
-      const live_neuron *live = job->live + token * job->hidden;
-      const uint32_t *starts = job->starts + token * blocks + first / NEURONS;
-      job->isa->gather(first, starts[1] - starts[0], live + starts[0], w, y + token * STRIP);
+    float *y = sums;
+    for (size_t strip = begin; strip < end; strip++) {
+      (job->bits == 4 ? job->isa->expand4 : job->isa->expand8)(job->width, job->packed, first, n, strip, w);
+      for (size_t token = 0; token < job->tokens; token++, y += STRIP) {
+        const live_neuron *live = job->live + token * job->hidden;
+        const uint32_t *starts = job->starts + token * blocks + first / NEURONS;
+        if (starts[1] > starts[0]) job->isa->gather(first, starts[1] - starts[0], live + starts[0], w, y);
+      }
     }
   }
-  const size_t start = strip * STRIP, valid = job->width - start < STRIP ? job->width - start : STRIP;
-  for (size_t token = 0; token < job->tokens; token++)
-    memcpy(job->y + token * job->width + start, y + token * STRIP, valid * sizeof(float));
+  for (size_t strip = begin; strip < end; strip++) {
+    const size_t start = strip * STRIP, valid = job->width - start < STRIP ? job->width - start : STRIP;
+    for (size_t token = 0; token < job->tokens; token++, sums += STRIP)
+      memcpy(job->y + token * job->width + start, sums, valid * sizeof(float));
+  }
 }
 
 typedef struct activate_job {
@@ -115,7 +124,10 @@ int edge_sparse_down(const edge_pool *pool, int bits, size_t width, size_t hidde
     down_job job = {edge_isa(), bits, width, hidden, n, 1, down, found.live, found.count, found.starts,
                     (float *)(memory + lists + counts + starts), y + done * width};
     if (n >= MANY_TOKENS) {
-      edge_parallel(pool, padded / STRIP, down_strip, &job);
+      const size_t strips = padded / STRIP, least = up_to(strips, STRIPS) / STRIPS;
+      job.parts = edge_threads(pool) > least ? edge_threads(pool) : least;
+      if (job.parts > strips) job.parts = strips;
+      edge_parallel(pool, job.parts, down_strips, &job);
       continue;
     }
     for (size_t token = 0; token < n; token++) {
