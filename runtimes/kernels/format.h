@@ -81,6 +81,16 @@ const instruction_set *edge_isa(void);
 void edge_parallel(const edge_pool *pool, size_t count, edge_task task, void *context);
 static inline size_t edge_threads(const edge_pool *pool) { return pool && pool->threads ? pool->threads : 1; }
 
+/* A product's tasks a thread: enough that one which is held up delays the others little, few enough that each reads a long run. */
+#define PRODUCT_TASKS 4
+/* edge_matmul of one token. As soon as a task, one of up to PRODUCT_TASKS a thread, has its rows first..last of y, it calls `then`. */
+typedef void (*rows_task)(void *context, size_t task, size_t first, size_t last);
+int edge_matmul_then(const edge_pool *pool, int bits, size_t rows, size_t columns, const void *packed, const float *x, float *y,
+                     rows_task then, void *context);
+/* edge_mla, its queries in two places, [tokens][heads][latent] and [tokens][heads][rope]. `out` may be the place of the former. */
+int edge_mla_in_two(const edge_pool *pool, size_t heads, size_t latent, size_t rope, size_t position, const uint16_t *cache,
+                    size_t tokens, const uint16_t *own, const float *query, const float *rotated, float *out);
+
 /* Memory of the calling thread that lasts until it ends, 64-byte aligned: one piece for each kind of user, since they call each
  * other. What was in a piece is lost when it is asked for again. */
 enum scratch_user { SCRATCH_PRODUCT, SCRATCH_MLP, SCRATCH_ATTENTION, SCRATCH_LAYER, SCRATCH_TASK, SCRATCH_TILES, SCRATCH_USERS };

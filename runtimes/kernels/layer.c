@@ -5,7 +5,7 @@ typedef struct layer_job {
   const edge_mla_shape *shape;
   const float *projected, *cos, *sin;
   float eps;
-  float *plain, *query, *absorbed;
+  float *plain, *rotated, *absorbed;
   uint16_t *own;
 } layer_job;
 
@@ -25,40 +25,30 @@ static void prepare(void *context, size_t token) {
   memcpy(job->plain + token * heads * shape->nope, x, heads * shape->nope * sizeof(float));
   x += heads * shape->nope;
   for (size_t head = 0; head < heads; head++)
-    rotate(half, x + head * half, x + (heads + head) * half, cos, sin, job->query + (token * heads + head) * row + shape->latent);
+    rotate(half, x + head * half, x + (heads + head) * half, cos, sin, job->rotated + (token * heads + head) * shape->rope);
   x += heads * shape->rope;
   /* The absorbed queries are not there yet: their place serves for one row. */
   float *mine = job->absorbed + token * heads * shape->latent;
   edge_rms_norm(1, shape->latent, x, job->eps, NULL, mine);
   for (size_t i = 0; i < shape->latent; i++) job->own[token * row + i] = float_to_half(mine[i]);
-  float *turned = job->query + token * heads * row; /* filled in later */
-  rotate(half, x + shape->latent, x + shape->latent + half, cos, sin, turned);
-  for (size_t i = 0; i < shape->rope; i++) job->own[token * row + shape->latent + i] = float_to_half(turned[i]);
-}
-
-/* The absorbed queries [heads][latent] to their places before the rotated ones. */
-static void gather_query(void *context, size_t token) {
-  const layer_job *job = context;
-  const size_t heads = job->shape->heads, latent = job->shape->latent, row = latent + job->shape->rope;
-  for (size_t i = token * heads; i < (token + 1) * heads; i++)
-    memcpy(job->query + i * row, job->absorbed + i * latent, latent * sizeof(float));
+  rotate(half, x + shape->latent, x + shape->latent + half, cos, sin, mine);
+  for (size_t i = 0; i < shape->rope; i++) job->own[token * row + shape->latent + i] = float_to_half(mine[i]);
 }
 
 int edge_mla_layer(const edge_pool *pool, const edge_mla_shape *shape, int bits, const void *to_key, const void *to_value,
                    size_t tokens, const float *projected, const float *cos, const float *sin, float eps, size_t position,
                    const uint16_t *cache, uint16_t *own, float *out) {
-  const size_t heads = shape->heads, latent = shape->latent, row = latent + shape->rope;
-  /* A row's rotated key is put together where the first head's latent will be. */
+  const size_t heads = shape->heads, latent = shape->latent;
+  /* A row is put together where the first head's absorbed query will be. */
   if (!heads || !latent || !shape->nope || !shape->value || shape->rope % 2 || shape->rope > latent) return EDGE_BAD_ARGUMENT;
-  const size_t plain = up_to(tokens * heads * shape->nope, 16), query = up_to(tokens * heads * row, 16);
-  float *memory = edge_scratch(SCRATCH_LAYER, (plain + query + tokens * heads * latent) * sizeof(float));
+  const size_t plain = up_to(tokens * heads * shape->nope, 16), rotated = up_to(tokens * heads * shape->rope, 16);
+  float *memory = edge_scratch(SCRATCH_LAYER, (plain + rotated + tokens * heads * latent) * sizeof(float));
   if (!memory) return EDGE_NO_MEMORY;
-  layer_job job = {shape, projected, cos, sin, eps, memory, memory + plain, memory + plain + query, own};
+  layer_job job = {shape, projected, cos, sin, eps, memory, memory + plain, memory + plain + rotated, own};
   edge_parallel(tokens > 1 ? pool : NULL, tokens, prepare, &job);
   int status = edge_matmul_blocks(pool, heads, bits, latent, shape->nope, to_key, tokens, job.plain, job.absorbed);
   if (status) return status;
-  edge_parallel(tokens > 1 ? pool : NULL, tokens, gather_query, &job);
-  status = edge_mla(pool, heads, latent, shape->rope, position, cache, tokens, own, job.query, job.absorbed);
+  status = edge_mla_in_two(pool, heads, latent, shape->rope, position, cache, tokens, own, job.absorbed, job.rotated, job.absorbed);
   if (status) return status;
   return edge_matmul_blocks(pool, heads, bits, shape->value, latent, to_value, tokens, job.absorbed, out);
 }

@@ -3,8 +3,6 @@
 
 #include "format.h"
 
-/* Tasks a thread: enough that one which is held up delays the others little, few enough that each reads a long run. */
-#define TASKS_PER_THREAD 4
 /* Beyond so many tokens their quantized rows no longer stay in a core's cache beside a tile. */
 #define MOST_TOKENS 64
 
@@ -17,6 +15,9 @@ typedef struct product {
   const float *x;
   float *y;
   activations *acts; /* one a block */
+  int alone;         /* a block's only task is the one that needs its activations quantized */
+  rows_task then;
+  void *context;
 } product;
 
 static void quantize_token(void *context, size_t index) {
@@ -31,22 +32,14 @@ static void multiply(void *context, size_t index) {
   const size_t first = job->tiles * chunk / job->chunks, last = job->tiles * (chunk + 1) / job->chunks;
   const size_t groups = job->acts[block].groups;
   const uint8_t *packed = job->packed + block * job->tiles * groups * tile_group_bytes(job->bits);
+  if (job->alone) quantize_token(context, block);
   (job->bits == 4 ? job->isa->product4 : job->isa->product8)(first, last, job->rows, packed, job->tokens, &job->acts[block],
                                                              job->y + block * job->rows, job->blocks * job->rows);
+  if (job->then) job->then(job->context, index, first * TILE, last * TILE < job->rows ? last * TILE : job->rows);
 }
 
-int edge_matmul_blocks(const edge_pool *pool, size_t blocks, int bits, size_t rows, size_t columns, const void *packed,
-                       size_t tokens, const float *x, float *y) {
-  if ((bits != 4 && bits != 8) || !blocks || !rows || !columns) return EDGE_BAD_ARGUMENT;
-  if (tokens > MOST_TOKENS) {
-    for (size_t done = 0, status; done < tokens; done += MOST_TOKENS) {
-      const size_t n = tokens - done < MOST_TOKENS ? tokens - done : MOST_TOKENS;
-      status = (size_t)edge_matmul_blocks(pool, blocks, bits, rows, columns, packed, n, x + done * blocks * columns,
-                                          y + done * blocks * rows);
-      if (status) return (int)status;
-    }
-    return 0;
-  }
+static int multiply_blocks(const edge_pool *pool, size_t blocks, int bits, size_t rows, size_t columns, const void *packed,
+                           size_t tokens, const float *x, float *y, rows_task then, void *context) {
   const size_t groups = up_to(columns, GROUP) / GROUP, padded = up_to(tokens * groups * GROUP, 64);
   const size_t part = up_to(tokens * groups * sizeof(float), 64);
   const size_t each = padded + 2 * part, head = up_to(blocks * sizeof(activations), 64);
@@ -57,14 +50,32 @@ int edge_matmul_blocks(const edge_pool *pool, size_t blocks, int bits, size_t ro
     uint8_t *at = memory + head + block * each;
     acts[block] = (activations){groups, (int8_t *)at, (float *)(at + padded), (int32_t *)(at + padded + part)};
   }
-  product job = {edge_isa(), bits, blocks, rows, columns, up_to(rows, TILE) / TILE, 1, packed, tokens, x, y, acts};
-  /* One token is quantized sooner than other threads are told of it. */
-  edge_parallel(tokens > 1 ? pool : NULL, tokens * blocks, quantize_token, &job);
-  const size_t wanted = edge_threads(pool) * TASKS_PER_THREAD;
+  product job = {edge_isa(), bits, blocks, rows, columns, up_to(rows, TILE) / TILE, 1, packed, tokens, x, y, acts, 0, then, context};
+  const size_t wanted = edge_threads(pool) * PRODUCT_TASKS;
   job.chunks = wanted <= blocks ? 1 : (wanted + blocks - 1) / blocks;
   if (job.chunks > job.tiles) job.chunks = job.tiles;
+  job.alone = tokens == 1 && blocks > 1 && job.chunks == 1;
+  /* One token is quantized sooner than other threads are told of it. */
+  if (!job.alone) edge_parallel(tokens > 1 ? pool : NULL, tokens * blocks, quantize_token, &job);
   edge_parallel(pool, blocks * job.chunks, multiply, &job);
   return 0;
+}
+
+int edge_matmul_blocks(const edge_pool *pool, size_t blocks, int bits, size_t rows, size_t columns, const void *packed,
+                       size_t tokens, const float *x, float *y) {
+  if ((bits != 4 && bits != 8) || !blocks || !rows || !columns) return EDGE_BAD_ARGUMENT;
+  int status = 0;
+  for (size_t done = 0; done < tokens && !status; done += MOST_TOKENS) {
+    const size_t n = tokens - done < MOST_TOKENS ? tokens - done : MOST_TOKENS;
+    status = multiply_blocks(pool, blocks, bits, rows, columns, packed, n, x + done * blocks * columns, y + done * blocks * rows, NULL, NULL);
+  }
+  return status;
+}
+
+int edge_matmul_then(const edge_pool *pool, int bits, size_t rows, size_t columns, const void *packed, const float *x, float *y,
+                     rows_task then, void *context) {
+  if ((bits != 4 && bits != 8) || !rows || !columns) return EDGE_BAD_ARGUMENT;
+  return multiply_blocks(pool, 1, bits, rows, columns, packed, 1, x, y, then, context);
 }
 
 int edge_matmul(const edge_pool *pool, int bits, size_t rows, size_t columns, const void *packed, size_t tokens, const float *x,

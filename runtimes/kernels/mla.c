@@ -10,7 +10,8 @@ typedef struct mla_job {
   attention shape;
   size_t position, parts, tokens;
   const uint16_t *cache, *own;
-  const float *query;
+  const float *query, *rotated; /* see edge_mla_in_two */
+  size_t query_step, step;
   float *state; /* of one token: [parts][shape.state] */
   float *turned;
   float *out;
@@ -22,12 +23,19 @@ static attention shape_of(size_t heads, size_t latent, size_t row) {
 }
 static size_t tile_floats(const attention *shape) { return up_to(shape->row, 16) * RUN + 16 * RUN; }
 
-/* The query [heads][row] as [blocks][row][16 heads]. */
-static void turn(const attention *shape, const float *query, float *turned) {
-  memset(turned, 0, shape->turned * sizeof(float));
-  for (size_t head = 0; head < shape->heads; head++)
-    for (size_t d = 0; d < shape->row; d++)
-      turned[(head / 16 * shape->row + d) * 16 + head % 16] = query[head * shape->row + d];
+/* Token `token`'s query as [blocks][row][16 heads]. */
+static void turn(const mla_job *job, size_t token, float *turned) {
+  const attention *shape = &job->shape;
+  const size_t latent = shape->latent, first = token * shape->heads;
+  for (size_t head = 0; head < shape->heads; head += 16, turned += 16 * shape->row) {
+    const size_t n = shape->heads - head < 16 ? shape->heads - head : 16;
+    const float *query = job->query + (first + head) * job->query_step, *rotated = job->rotated + (first + head) * job->step;
+    if (n < 16) memset(turned, 0, 16 * shape->row * sizeof(float));
+    for (size_t d = 0; d < latent; d++)
+      for (size_t lane = 0; lane < n; lane++) turned[16 * d + lane] = query[lane * job->query_step + d];
+    for (size_t d = latent; d < shape->row; d++)
+      for (size_t lane = 0; lane < n; lane++) turned[16 * d + lane] = rotated[lane * job->step + d - latent];
+  }
 }
 
 static void begin_state(const attention *shape, float *state) {
@@ -46,15 +54,16 @@ static void finish(const attention *shape, size_t parts, const float *states, fl
     float most = state[lane], sum = 0;
     for (size_t part = 1; part < parts; part++)
       if (state[part * whole + lane] > most) most = state[part * whole + lane];
+    for (size_t part = 0; part < parts; part++) sum += expf(state[part * whole + lane] - most) * state[part * whole + 16 + lane];
     float *to = out + head * shape->latent;
-    memset(to, 0, shape->latent * sizeof(float));
     for (size_t part = 0; part < parts; part++) {
-      const float *mine = state + part * whole;
-      const float weight = expf(mine[lane] - most);
-      sum += weight * mine[16 + lane];
-      for (size_t v = 0; v < shape->latent; v++) to[v] += weight * mine[32 + lane * padded + v];
+      const float *mine = state + part * whole + 32 + lane * padded;
+      const float weight = expf(state[part * whole + lane] - most) / sum;
+      if (part)
+        for (size_t v = 0; v < shape->latent; v++) to[v] += weight * mine[v];
+      else
+        for (size_t v = 0; v < shape->latent; v++) to[v] = weight * mine[v];
     }
-    for (size_t v = 0; v < shape->latent; v++) to[v] /= sum;
   }
 }
 
@@ -78,7 +87,7 @@ static void some_of_many(void *context, size_t part) {
   if (!memory) return;
   float *state = memory + n * shape->turned, *scratch = state + n * shape->state;
   for (size_t i = 0; i < n; i++) {
-    turn(shape, job->query + (begin + i) * shape->heads * shape->row, memory + i * shape->turned);
+    turn(job, begin + i, memory + i * shape->turned);
     begin_state(shape, state + i * shape->state);
   }
   job->isa->attend(shape, job->position, job->cache, n, memory, scratch, state);
@@ -90,25 +99,37 @@ static void some_of_many(void *context, size_t part) {
   }
 }
 
-int edge_mla(const edge_pool *pool, size_t heads, size_t latent, size_t rope, size_t position, const uint16_t *cache,
-             size_t tokens, const uint16_t *own, const float *query, float *out) {
-  if (!heads || !latent) return EDGE_BAD_ARGUMENT;
-  const attention shape = shape_of(heads, latent, latent + rope);
-  mla_job job = {edge_isa(), shape, position, 1, tokens, cache, own, query, NULL, NULL, out};
-  if (tokens > 1) {
-    job.parts = edge_threads(pool) * TASKS_PER_THREAD < tokens ? edge_threads(pool) * TASKS_PER_THREAD : tokens;
-    edge_parallel(pool, job.parts, some_of_many, &job);
+static int run(const edge_pool *pool, mla_job *job) {
+  const attention *shape = &job->shape;
+  const size_t threads = edge_threads(pool);
+  if (!shape->heads || !shape->latent) return EDGE_BAD_ARGUMENT;
+  if (job->tokens > 1) {
+    job->parts = threads * TASKS_PER_THREAD < job->tokens ? threads * TASKS_PER_THREAD : job->tokens;
+    edge_parallel(pool, job->parts, some_of_many, job);
     return 0;
   }
-  if (!tokens) return 0;
-  job.parts = position / ROWS_PER_PART < edge_threads(pool) ? position / ROWS_PER_PART : edge_threads(pool);
-  if (job.parts < 1) job.parts = 1;
-  float *memory = edge_scratch(SCRATCH_ATTENTION, (shape.turned + job.parts * shape.state) * sizeof(float));
-  if (!memory) return EDGE_NO_MEMORY;
-  job.turned = memory;
-  job.state = memory + shape.turned;
-  turn(&shape, query, job.turned);
-  edge_parallel(pool, job.parts, part_of_one, &job);
-  finish(&shape, job.parts, job.state, out);
+  if (!job->tokens) return 0;
+  job->parts = job->position / ROWS_PER_PART < threads ? job->position / ROWS_PER_PART : threads;
+  if (job->parts < 1) job->parts = 1;
+  job->turned = edge_scratch(SCRATCH_ATTENTION, (shape->turned + job->parts * shape->state) * sizeof(float));
+  if (!job->turned) return EDGE_NO_MEMORY;
+  job->state = job->turned + shape->turned;
+  turn(job, 0, job->turned);
+  edge_parallel(pool, job->parts, part_of_one, job);
+  finish(shape, job->parts, job->state, job->out);
   return 0;
+}
+
+int edge_mla(const edge_pool *pool, size_t heads, size_t latent, size_t rope, size_t position, const uint16_t *cache,
+             size_t tokens, const uint16_t *own, const float *query, float *out) {
+  const size_t row = latent + rope;
+  mla_job job = {edge_isa(), shape_of(heads, latent, row), position, 1, tokens, cache, own, query, query + latent, row, row, NULL, NULL, out};
+  return run(pool, &job);
+}
+
+int edge_mla_in_two(const edge_pool *pool, size_t heads, size_t latent, size_t rope, size_t position, const uint16_t *cache,
+                    size_t tokens, const uint16_t *own, const float *query, const float *rotated, float *out) {
+  const size_t row = latent + rope;
+  mla_job job = {edge_isa(), shape_of(heads, latent, row), position, 1, tokens, cache, own, query, rotated, latent, rope, NULL, NULL, out};
+  return run(pool, &job);
 }

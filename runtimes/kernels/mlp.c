@@ -140,6 +140,48 @@ int edge_sparse_down(const edge_pool *pool, int bits, size_t width, size_t hidde
   return 0;
 }
 
+/* One token: whoever has computed some neurons squares them, and lists the live ones, before the next begin. */
+typedef struct one_job {
+  const float *middle;
+  live_neuron *live; /* those of a task from its first neuron on */
+  size_t *first, *count; /* [tasks] */
+} one_job;
+
+static void square_some(void *context, size_t task, size_t first, size_t last) {
+  const one_job *job = context;
+  live_neuron *live = job->live + first;
+  size_t count = 0;
+  for (size_t i = first; i < last; i++) {
+    const float x = job->middle[i], squared = x <= 0.0f ? 0.0f : x * x;
+    live[count] = (live_neuron){(uint32_t)i, squared};
+    count += squared != 0.0f;
+  }
+  job->first[task] = first;
+  job->count[task] = count;
+}
+
+static int mlp_of_one(const edge_pool *pool, int bits, size_t width, size_t hidden, const void *up, const void *down, const float *x,
+                      float *y, uint64_t *live) {
+  const size_t threads = edge_threads(pool), tasks = threads * PRODUCT_TASKS, middle = up_to(hidden * sizeof(float), 64);
+  const size_t list = up_to((hidden + 1) * sizeof(live_neuron), 64), counts = up_to(2 * tasks * sizeof(size_t), 64);
+  const size_t partial = threads * (up_to(width, STRIP) + coefficients_of(width)) * sizeof(float);
+  uint8_t *memory = edge_scratch(SCRATCH_MLP, middle + list + counts + partial);
+  if (!memory) return EDGE_NO_MEMORY;
+  size_t *firsts = (size_t *)(memory + middle + list), found = 0;
+  one_job job = {(float *)memory, (live_neuron *)(memory + middle), firsts, firsts + tasks};
+  memset(firsts, 0, counts);
+  const int status = edge_matmul_then(pool, bits, hidden, width, up, x, (float *)memory, square_some, &job);
+  if (status) return status;
+  for (size_t task = 0; task < tasks; task++) {
+    memmove(job.live + found, job.live + job.first[task], job.count[task] * sizeof(live_neuron));
+    found += job.count[task];
+  }
+  *live += found;
+  down_job next = {edge_isa(), bits, width, hidden, 1, 1, down, job.live, &found, NULL, (float *)(memory + middle + list + counts), y};
+  down_one(pool, &next);
+  return 0;
+}
+
 static void square(void *context, size_t token) {
   const activate_job *job = context;
   float *x = (float *)job->activations + token * job->hidden;
@@ -148,21 +190,24 @@ static void square(void *context, size_t token) {
 
 int edge_relu2_mlp(const edge_pool *pool, int bits, size_t width, size_t hidden, const void *up, const void *down, size_t tokens,
                    const float *x, float *y, uint64_t *live) {
-  if (!width || !hidden) return EDGE_BAD_ARGUMENT;
-  if (live) *live = 0;
+  if (!width || !hidden || hidden > UINT32_MAX) return EDGE_BAD_ARGUMENT;
+  uint64_t some = 0;
+  if (!live) live = &some;
+  *live = 0;
+  if (tokens == 1) return mlp_of_one(pool, bits, width, hidden, up, down, x, y, live);
   const size_t most = tokens < MOST_TOKENS ? tokens : MOST_TOKENS;
   float *middle = edge_scratch(SCRATCH_LAYER, most * hidden * sizeof(float));
   if (!middle && tokens) return EDGE_NO_MEMORY;
   for (size_t done = 0; done < tokens; done += most) {
     const size_t n = tokens - done < most ? tokens - done : most;
-    uint64_t some = 0;
+    uint64_t here = 0;
     int status = edge_matmul(pool, bits, hidden, width, up, n, x + done * width, middle);
     if (status) return status;
     activate_job job = {hidden, middle, NULL, NULL, NULL};
     edge_parallel(n > 1 ? pool : NULL, n, square, &job);
-    status = edge_sparse_down(pool, bits, width, hidden, down, n, middle, y + done * width, &some);
+    status = edge_sparse_down(pool, bits, width, hidden, down, n, middle, y + done * width, &here);
     if (status) return status;
-    if (live) *live += some;
+    *live += here;
   }
   return 0;
 }
