@@ -20,7 +20,7 @@ class BuildKernels(build_py):
         steps = runpy.run_path(str(KERNELS / "build.py"))
         for arch, target in steps["SHIPPED"].items():
             place = Path(self.build_lib) / "edge" / "runtimes" / "kernels" / "lib" / arch / steps["LIBRARY"]
-            steps["build"](arch, place, [sys.executable, "-m", "ziglang", "cc"], target)
+            steps["build"](arch, place, [sys.executable, "-m", "ziglang", "cc"], target, steps["ONNX"])
 
 
 setup(cmdclass={"build_py": BuildKernels})

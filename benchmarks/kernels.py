@@ -44,11 +44,12 @@ def main() -> None:
             start("product, 1 thread", "product", count="1"),
         ]
         sides += [start(f"attention after {tokens}", "attention", tokens) for tokens in CONTEXTS]
+        hosted = [start(f"{share:.0%} zeros, in ONNX Runtime", "hosted", share) for share in (0.5, 0.9)]
         peers = [start("ONNX Runtime MatMulNBits", "onnx")]
         if not arguments.quick:
             peers.append(start("ExecuTorch XNNPACK 8da4w", "executorch"))
-        times = interleave([*sides, *peers], rounds, runs)
-        for side in (*sides, *peers):
+        times = interleave([*sides, *hosted, *peers], rounds, runs)
+        for side in (*sides, *hosted, *peers):
             side.close()
     medians = {name: statistics.median(values) for name, values in times.items()}
     facts = {side.name: side.facts for side in sides}
@@ -60,8 +61,8 @@ def main() -> None:
         print(f"  {name:24} {zeros}{speed:.1f} GB/s, {speed / limit:.0%} of it")
     work = f"4 squared-ReLU MLPs 2048-8192-2048, int4, batch 1, {threads} threads"
     rows = [
-        Row(work, f"{share:.0%} zeros", peer, medians[f"{share:.0%} zeros"], medians[peer], "ms")
-        for share in SHARES
+        Row(work, name, peer, medians[name], medians[peer], "ms")
+        for name in (*(f"{share:.0%} zeros" for share in SHARES), *(side.name for side in hosted))
         for peer in ("dense", *(side.name for side in peers))
     ]
     report(rows, arguments.json)

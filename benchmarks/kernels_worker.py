@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from sides import serve
 
+from edge.runtimes.kernels.binding import Kernels, Pool
+
 WIDTH, HIDDEN = 2048, 8192
 #: Together beyond any cache here: a layer alone would be read from it.
 LAYERS = 4
@@ -35,12 +37,9 @@ def sample() -> np.ndarray:
     return x
 
 
-def ours(share: float, threads: int, dense: bool) -> None:
-    from edge.runtimes import kernels
-
-    library = kernels.load()
-    pool = library.pool(threads)
-    x, layers = sample(), []
+def packed(share: float, library: Kernels, pool: Pool, dense: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+    """up and down of each layer; down as neurons, or tiled if it is to be read whole."""
+    layers = []
     for layer in range(LAYERS):
         up, down = weights(share, layer)
         tiled = library.pack_tiled(4, *library.quantize(4, up, pool))
@@ -48,6 +47,15 @@ def ours(share: float, threads: int, dense: bool) -> None:
             layers.append((tiled, library.pack_tiled(4, *library.quantize(4, down, pool))))
         else:
             layers.append((tiled, library.pack_neurons(4, *library.quantize(4, np.ascontiguousarray(down.T), pool))))
+    return layers
+
+
+def ours(share: float, threads: int, dense: bool) -> None:
+    from edge.runtimes import kernels
+
+    library = kernels.load()
+    pool = library.pool(threads)
+    x, layers = sample(), packed(share, library, pool, dense)
     live = sum(library.relu2_mlp(4, HIDDEN, up, down, x, pool)[1] for up, down in layers) if not dense else 0
     sizes = sum(up.nbytes for up, _ in layers), sum(down.nbytes for _, down in layers)
     found = live / (LAYERS * HIDDEN)
@@ -141,6 +149,31 @@ def onnx(share: float, threads: int) -> None:
     serve(lambda: session.run(None, feed))
 
 
+def hosted(share: float, threads: int) -> None:
+    """Ours by ONNX Runtime, as nodes of its graph and in its own threads."""
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    from edge.runtimes import kernels
+    from edge.runtimes.kernels.onnx import DOMAIN, register
+
+    library = kernels.load()
+    nodes, constants = [], []
+    for layer, (up, down) in enumerate(packed(share, library, library.pool(threads), dense=False)):
+        constants += [numpy_helper.from_array(up, f"up{layer}"), numpy_helper.from_array(down, f"neurons{layer}")]
+        names = ["x", f"up{layer}", f"neurons{layer}"]
+        nodes.append(helper.make_node("relu2_mlp", names, [f"down{layer}"], domain=DOMAIN, hidden=HIDDEN, bits=4))
+    outputs = [helper.make_tensor_value_info(f"down{layer}", TensorProto.FLOAT, [1, WIDTH]) for layer in range(LAYERS)]
+    graph = helper.make_graph(nodes, "mlp", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, WIDTH])], outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)], ir_version=10)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    register(options)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    feed = {"x": sample()}
+    serve(lambda: session.run(None, feed))
+
+
 def executorch(share: float, threads: int, folder: Path) -> None:
     """XNNPACK's int4 weights with int8 activations, by this project's own export."""
     import json
@@ -182,6 +215,8 @@ if __name__ == "__main__":
             product(count)
         case "attention":
             attention(int(argument), count)
+        case "hosted":
+            hosted(argument, count)
         case "onnx":
             onnx(argument, count)
         case "executorch":

@@ -11,7 +11,6 @@ In ``boards/`` are /proc/cpuinfo and /sys as a Raspberry Pi 4 or 5 shows them, f
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -23,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 
 from edge.bundle import storage_errors
-from edge.cache import cache_dir
+from edge.cache import cache_dir, locked
 from edge.devices.boards import write_boards
 from edge.doctor import read_requirements
 from edge.errors import DeviceError
@@ -88,23 +87,20 @@ def _build(name: str, suite: str, packages: Sequence[str], wheels: Sequence[str]
     if why := lacking():
         raise DeviceError(f"{why}.")
     folder = root_folder()
-    with storage_errors(str(folder)):
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"{name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # two test processes want it at once: one builds, the other waits
-            if (found := find_root(name)) is not None:
-                return found
-            with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as scratch:
-                root = Path(scratch) / "root"
-                progress.stage(f"fetch arm64 packages of Debian {suite}")
-                debs = _fetch(Path(scratch), suite, packages)
-                progress.stage("unpack them")
-                _unpack(debs, root)
-                if wheels:
-                    progress.stage("fetch arm64 wheels")
-                    _wheels(Path(scratch), root, wheels)
-                write_boards(root)
-                root.rename(folder / f"{name}-{EDITION}")
+    with storage_errors(str(folder)), locked(folder / f"{name}.lock"):  # two test processes want it at once
+        if (found := find_root(name)) is not None:
+            return found
+        with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as scratch:
+            root = Path(scratch) / "root"
+            progress.stage(f"fetch arm64 packages of Debian {suite}")
+            debs = _fetch(Path(scratch), suite, packages)
+            progress.stage("unpack them")
+            _unpack(debs, root)
+            if wheels:
+                progress.stage("fetch arm64 wheels")
+                _wheels(Path(scratch), root, wheels)
+            write_boards(root)
+            root.rename(folder / f"{name}-{EDITION}")
     return folder / f"{name}-{EDITION}"
 
 

@@ -16,11 +16,16 @@ from pathlib import Path
 import edge
 import edge.devices
 import edge.runtimes
+import edge.runtimes.kernels
+import edge.runtimes.kernels.onnx
 from edge.cache import cache_dir
 from edge.files import write_atomically
 
 #: Folders of Python files, by their package: none of the exporter, the model families or the command line.
-_PARTS = {"edge": edge, "edge/devices": edge.devices, "edge/runtimes": edge.runtimes}
+_PARTS = {
+    "edge": edge, "edge/devices": edge.devices, "edge/runtimes": edge.runtimes,
+    "edge/runtimes/kernels": edge.runtimes.kernels, "edge/runtimes/kernels/onnx": edge.runtimes.kernels.onnx,
+}  # fmt: skip
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 

@@ -20,6 +20,8 @@ from edge.devices.probe import BoardFacts
 from edge.doctor import allows, read_requirements
 from edge.errors import DeviceError, UnsupportedError
 from edge.manifest import Manifest
+from edge.runtimes.kernels import OWN_LIBRARY
+from edge.runtimes.kernels import library as kernels_library
 
 #: What each runtime needs on the device beside numpy and msgspec, by distribution.
 RUNTIME_PACKAGES: Mapping[str, tuple[str, ...]] = {
@@ -58,8 +60,11 @@ def choose_route(facts: BoardFacts, manifest: Manifest | None, root: Path | None
     if manifest is not None and root is not None and runtime in PROGRAMS and not own_tensors:
         return program_route(facts, manifest, root)
     lack = lacking(facts, runtime)
+    kernels = manifest is not None and manifest.kernels is not None
+    if not lack and kernels and runtime == "executorch":
+        lack = "Python there has no kernels of edge's own for ExecuTorch."  # they are in the runner
     if not lack:
-        return python_route(facts)
+        return python_route(facts, kernels=kernels and runtime == "onnx")
     if runtime is not None and runtime in (*NATIVE, *PROGRAMS):
         if own_tensors:
             raise UnsupportedError(f"edge's runner takes no tensors of your own. {lack}")
@@ -86,17 +91,25 @@ def lacking(facts: BoardFacts, runtime: str | None) -> str:
     return ""
 
 
-def python_route(facts: BoardFacts) -> Route:
-    """By the device's interpreter; edge's files come as a zip."""
+def python_route(facts: BoardFacts, kernels: bool = False) -> Route:
+    """By the device's interpreter; edge's files come as a zip, its kernels' library beside it if they are called."""
     assert facts.python is not None
     source = worker_zip()
     folder = f"{facts.folder}/worker"
+    files = {source.name: source}
+    environment = {"PYTHONPATH": f"{folder}/{source.name}", "PYTHONDONTWRITEBYTECODE": "1"}
+    if kernels:
+        library = kernels_library(facts.triple)
+        elf.check(library, facts, library.name)
+        name = f"{elf.together({library.name: library})}-{library.name}"
+        files[name] = library
+        environment[OWN_LIBRARY] = f"{folder}/{name}"
     return Route(
         name="python",
         folder=folder,
-        files={source.name: source},
+        files=files,
         argv=(facts.python.path, "-P", "-m", "edge.devices.worker"),
-        environment={"PYTHONPATH": f"{folder}/{source.name}", "PYTHONDONTWRITEBYTECODE": "1"},
+        environment=environment,
     )
 
 

@@ -10,7 +10,7 @@ once (`onnx_weights`).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 from weakref import WeakKeyDictionary
@@ -20,17 +20,23 @@ import numpy as np
 from edge.dependencies import require
 from edge.errors import UnsupportedError
 from edge.export.base import Artifact, Captured, Lowered, Lowering, UnsupportedOperator
+from edge.export.kernel_weights import kernel_weights
 from edge.export.onnx_graph import OPSET, missing_functions, to_onnx
 from edge.export.onnx_int4 import group_weights
 from edge.export.onnx_quantize import quantize
 from edge.export.onnx_rows import flatten_rows
+from edge.export.onnx_sparse import Packed, packed, translations
 from edge.export.onnx_tidy import finish
 from edge.export.onnx_weights import WEIGHTS, WeightFile
 from edge.export.onnx_winograd import halve_convolutions
 from edge.export.payoff import too_large
 from edge.families.base import Arrays
-from edge.manifest import Notes, RuntimeRecord
+from edge.manifest import KernelRecord, Notes, RuntimeRecord
 from edge.progress import Progress
+from edge.runtimes.kernels import load as load_kernels
+from edge.runtimes.kernels.binding import ABI
+from edge.runtimes.kernels.onnx import register
+from edge.runtimes.kernels.onnx.matrices import INDEX
 from edge.spec import Recipe, Scheme, Target
 
 if TYPE_CHECKING:
@@ -47,6 +53,7 @@ _PURPOSE = "exporting to ONNX Runtime"
 class OnnxLowering(Lowering):
     runtime: ClassVar[str] = "onnx"
     schemes: ClassVar[tuple[Scheme, ...]] = (Scheme.FP32, Scheme.FP16, Scheme.INT8, Scheme.INT8_DYNAMIC, Scheme.INT4)
+    kernels: ClassVar[Mapping[Scheme, int]] = {Scheme.INT8: 8, Scheme.INT8_DYNAMIC: 8, Scheme.INT4: 4}
 
     def __init__(self) -> None:
         # The same program is lowered again, in float32, to see what quantization bought.
@@ -64,26 +71,39 @@ class OnnxLowering(Lowering):
 
         files: dict[str, Path] = {}
         warnings: list[str] = []
+        ours: dict[str, Packed] = {}
+        if recipe.sparse:
+            rounded, about = kernel_weights(captured, self.kernels[recipe.scheme], progress)
+            warnings.extend(about)
+            ours = {one.entry.name: packed(one, rounded) for one in captured}
         with WeightFile(workdir / WEIGHTS) as weights, progress.bar("ONNX", len(captured)) as bar:
             for one in captured:
-                if one.program not in self._plain:
-                    self._plain[one.program] = to_onnx(one)
-                model, sentences = _build(self._plain[one.program].clone(), one, recipe, target)
-                warnings.extend(sentences)
-                weights.take(model)
+                if ours:
+                    model = _finished(ours[one.entry.name].captured)
+                else:
+                    if one.program not in self._plain:
+                        self._plain[one.program] = to_onnx(one)
+                    model, sentences = _build(self._plain[one.program].clone(), one, recipe, target)
+                    warnings.extend(sentences)
+                weights.take(model, one.entry.name)
                 name = f"{one.entry.name}.onnx"
                 files[name] = workdir / name
                 files[name].write_bytes(model.SerializeToString(deterministic=True))
                 ir_version = model.ir_version
                 bar.advance()
         for one in captured:
-            _check(workdir / f"{one.entry.name}.onnx", one)
+            _check(workdir / f"{one.entry.name}.onnx", one, recipe.sparse)
         if weights.path.exists():
             files[WEIGHTS] = weights.path
+        if ours:
+            files[INDEX] = workdir / INDEX
+            files[INDEX].write_bytes(weights.index())
         quantized = None
         if recipe.scheme is not Scheme.FP32 and too_large(captured):
             self._release(captured)
-        if recipe.scheme not in (Scheme.FP32, Scheme.FP16):
+        if ours:
+            quantized = {name: one.run for name, one in ours.items()}
+        elif recipe.scheme not in (Scheme.FP32, Scheme.FP16):
             # One of them loaded at a time: a language model's weights are in each.
             load = functools.lru_cache(maxsize=1)(functools.partial(_session, optimize=False))
             quantized = {one.entry.name: _reference(files[f"{one.entry.name}.onnx"], load) for one in captured}
@@ -95,6 +115,7 @@ class OnnxLowering(Lowering):
             runtime=RuntimeRecord(
                 name="onnx", version=str(onnxruntime.__version__), abi=f"opset {OPSET}, ir {ir_version}"
             ),
+            kernels=KernelRecord(version=load_kernels().version, abi=ABI) if ours else None,
             notes=Notes(warnings=tuple(warnings)),
             quantized=quantized,
         )
@@ -126,14 +147,23 @@ def _build(plain: ir.Model, captured: Captured, recipe: Recipe, target: Target) 
     return model, sentences
 
 
-def _check(path: Path, captured: Captured) -> None:
+def _finished(captured: Captured) -> onnx.ModelProto:
+    """The graph of an entry in its form for the kernels."""
+    import onnx_ir as ir
+
+    model = ir.to_proto(to_onnx(captured, translations()))
+    finish(model, captured)
+    return model
+
+
+def _check(path: Path, captured: Captured, sparse: bool) -> None:
     """The ONNX checker's verdict, then ONNX Runtime's: does it have a kernel for every node?"""
     import onnx
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
     onnx.checker.check_model(path, full_check=False)
     try:
-        _session(path, optimize=True)
+        _session(path, optimize=True, sparse=sparse)
     except (errors.NotImplemented, errors.InvalidGraph, errors.Fail) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise UnsupportedError(
@@ -142,12 +172,14 @@ def _check(path: Path, captured: Captured) -> None:
         ) from error
 
 
-def _session(path: Path, optimize: bool) -> InferenceSession:
+def _session(path: Path, optimize: bool, sparse: bool = False) -> InferenceSession:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # it raises what it logs as an error
     options.intra_op_num_threads = 1
+    if sparse:
+        register(options)
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -16,7 +16,7 @@ import logging
 import operator
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -89,16 +89,17 @@ def _undispatched(program: ExportedProgram) -> list[Node]:
     ]
 
 
-def to_onnx(captured: Captured) -> ir.Model:
-    """The entry's graph in ONNX, tidy and not quantized."""
+def to_onnx(captured: Captured, own: Mapping[Any, Callable[..., Any]] | None = None) -> ir.Model:
+    """The entry's graph in ONNX, tidy and not quantized; ``own`` are operators that torch's exporter does not know."""
     import torch
 
     entry = captured.entry
     try:
         with _quiet(), _quick_rules(len(captured.program.graph.nodes)):
             program = torch.onnx.export(
-                captured.program, (), dynamo=True, opset_version=OPSET, optimize=True, verbose=False
-            )
+                captured.program, (), dynamo=True, opset_version=OPSET, optimize=True, verbose=False,
+                custom_translation_table=dict(own) if own else None,
+            )  # fmt: skip
     except torch.onnx.errors.OnnxExporterError as error:
         cause: BaseException = error
         while cause.__cause__ is not None:

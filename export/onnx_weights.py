@@ -11,6 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from edge.runtimes.kernels.onnx.matrices import Index
+
 if TYPE_CHECKING:
     import onnx
 
@@ -28,6 +32,7 @@ class WeightFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._places: dict[bytes, int] = {}
+        self._packed: dict[str, dict[str, tuple[int, int]]] = {}
         self._end = 0
 
     def __enter__(self) -> WeightFile:
@@ -41,8 +46,8 @@ class WeightFile:
         if not self._places:
             self.path.unlink()
 
-    def take(self, model: onnx.ModelProto) -> None:
-        """Move the large initializers of ``model`` into the file, in place."""
+    def take(self, model: onnx.ModelProto, entry: str) -> None:
+        """Move the large initializers of ``model``, the graph of ``entry``, into the file, in place."""
         import onnx
 
         for tensor in model.graph.initializer:
@@ -52,10 +57,16 @@ class WeightFile:
             if len(data) <= LIMIT:
                 continue
             offset = self._place(data)
+            if tensor.data_type == onnx.TensorProto.UINT8:
+                self._packed.setdefault(entry, {})[tensor.name] = (offset, len(data))
             tensor.ClearField("raw_data")
             tensor.data_location = onnx.TensorProto.EXTERNAL
             for key, value in (("location", WEIGHTS), ("offset", str(offset)), ("length", str(len(data)))):
                 tensor.external_data.add(key=key, value=value)
+
+    def index(self) -> bytes:
+        """Where the bytes (uint8) of each entry lie, for who maps the file for all of them (``kernels.onnx.matrices``)."""
+        return msgspec.json.encode(Index(self.path.name, self._packed), order="sorted")
 
     def _place(self, data: bytes) -> int:
         digest = hashlib.sha256(data).digest()

@@ -21,11 +21,13 @@ import numpy as np
 from edge.dependencies import require
 from edge.errors import BundleError, InputError
 from edge.manifest import EntryRecord
-from edge.runtimes.base import OperatorTime, Session
+from edge.runtimes.base import OperatorTime, Session, check_kernels
 from edge.spec import DTYPES
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
+
+    from edge.runtimes.kernels.onnx.matrices import Matrices
 
 _PROVIDER = "CPUExecutionProvider"
 _KERNEL = "_kernel_time"
@@ -59,12 +61,19 @@ class OnnxSession(Session):
                 f"installed: run `pip install 'onnxruntime>={'.'.join(written.split('.')[:2])}'`."
             )
 
+        check_kernels(self.manifest)
+
     def open(self) -> None:
+        self._matrices: Matrices | None = None
+        if self.manifest.kernels is not None:
+            from edge.runtimes.kernels.onnx.matrices import Matrices
+
+            self._matrices = Matrices(self.root)
         self._sessions = {entry.name: self._load(entry) for entry in self.manifest.entries}
 
     def bind(self, entry: EntryRecord, inputs: Sequence[np.ndarray]) -> Callable[[], Sequence[np.ndarray]]:
         """As in the base class; where all output sizes are fixed, every call returns the same arrays, written anew."""
-        return _bind(self._sessions[entry.name], entry, inputs)
+        return _bind(self._sessions[entry.name], entry, inputs, self._matrices)
 
     def operators(self, entry: EntryRecord, inputs: Sequence[np.ndarray], runs: int) -> list[OperatorTime]:
         """From ONNX Runtime's profiler, in a session of its own (profiling costs about 3 us a node).
@@ -73,7 +82,7 @@ class OnnxSession(Session):
         """
         with tempfile.TemporaryDirectory(prefix="edge-profile-") as folder:
             session = self._load(entry, profile=Path(folder) / "ort")
-            call = _bind(session, entry, inputs)
+            call = _bind(session, entry, inputs, self._matrices)
             for _ in range(runs + 1):
                 call()
             events = msgspec.json.decode(Path(session.end_profiling()).read_bytes(), type=list[_Event])
@@ -92,6 +101,11 @@ class OnnxSession(Session):
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if _saturates():
             options.add_session_config_entry("session.x64quantprecision", "1")
+        if self._matrices is not None:
+            from edge.runtimes.kernels.onnx import register
+
+            register(options)
+            self._matrices.lend(options, entry.name)
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
@@ -131,7 +145,7 @@ def _saturates() -> bool:
 
 
 def _bind(
-    session: InferenceSession, entry: EntryRecord, inputs: Sequence[np.ndarray]
+    session: InferenceSession, entry: EntryRecord, inputs: Sequence[np.ndarray], lent: Matrices | None
 ) -> Callable[[], Sequence[np.ndarray]]:
     """I/O binding to numpy's own memory: a call copies nothing (5 us of 45 less than a plain run of a small model)."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
@@ -148,7 +162,7 @@ def _bind(
             outputs.append(array)
         else:
             binding.bind_output(spec.name)
-    held = (tuple(inputs), outputs)  # the binding has addresses only: this keeps the arrays alive
+    held = (tuple(inputs), outputs, lent)  # the binding and the session have addresses only: this keeps the arrays alive
 
     def call() -> Sequence[np.ndarray]:
         try:

@@ -264,7 +264,7 @@ def test_the_norm_and_the_probe(library: Kernels, pool: Pool) -> None:
 
 
 def test_refusals(library: Kernels) -> None:
-    assert library.library.edge_kernels_abi_version() == ABI and library.version == "1.1"
+    assert library.library.edge_kernels_abi_version() == ABI and library.version == "1.2"
     q, scales = library.quantize(4, np.ones((16, 32), np.float32))
     packed = library.pack_tiled(4, q, scales)
     with pytest.raises(UsageError, match="288 bytes are no packed 17 x 32"):
@@ -278,6 +278,17 @@ def test_refusals(library: Kernels) -> None:
         library.use("sve9")
     with pytest.raises(UnsupportedError, match="no kernels for x86_64-windows"):
         kernels.library("x86_64-windows")
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("size", [4e5, 1e6, 1e7, 1e38])
+def test_large_weights_are_clipped_to_what_a_scale_reaches(library: Kernels, bits: int, size: float) -> None:
+    weights = np.linspace(-size, size, 64, dtype=np.float32).reshape(2, 32)
+    q, scales = library.quantize(bits, weights)
+    assert np.isfinite(scales).all()
+    reach = 65504 * (8 if bits == 4 else 127)
+    near = np.clip(weights, -reach, reach)
+    assert np.abs(dense(q, scales) - near).max() <= (0.08 if bits == 4 else 0.005) * np.abs(near).max()
 
 
 def test_built_once_into_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

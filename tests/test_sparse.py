@@ -182,7 +182,8 @@ def test_small_models_do_without_unless_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        ("relu2-mlp", {"runtime": "onnx", "quantize": "int4"}, "onnx takes them for no scheme"),
+        ("relu2-mlp", {"runtime": "static", "quantize": "int8"}, "static takes them for no scheme"),
+        ("relu2-mlp", {"runtime": "onnx", "quantize": "fp16"}, "onnx takes them for int8, int8-dynamic, int4 and this is fp16"),
         ("relu2-mlp", {"runtime": "executorch", "quantize": "fp32"}, "and this is fp32"),
         ("relu2-mlp", {"runtime": "executorch", "quantize": "int4", "group_size": 64}, "groups are of 32"),
         ("fmvit", {"runtime": "executorch", "quantize": "int8-dynamic"}, "fmvit has no form for edge's kernels"),

@@ -19,7 +19,7 @@ name = "tspulse"                        # see `edge models`; your own: "package.
 # config = "weights/tspulse/config.json"
 # calibration = "calibration.npz"       # arrays by input name, for int8
 # tune_trials = 64                      # tvm: MetaSchedule measurements to spend
-# sparse = "on"                         # executorch: edge's own kernels; "auto" takes them for large models
+# sparse = "on"                         # edge's own kernels; "auto" takes them for large models
 # group_size = 32                       # int4: weights that share a scale
 # output = "bundles"                    # a folder, or the bundle itself if it ends in .edge
 

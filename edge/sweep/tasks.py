@@ -6,14 +6,13 @@ A refusal (an EdgeError) is an answer like another, not a failure of the worker:
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from edge.bundle import MANIFEST, open_bundle, sha256_file
+from edge.cache import locked
 from edge.errors import BundleError, EdgeError
 from edge.measurement import Measurement
 from edge.sweep.plan import Cell
@@ -62,7 +61,7 @@ def _bundle(cell: Cell, bundles: Path, folder: Path) -> Path:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     path = bundles / cell.export_name
     bundles.mkdir(parents=True, exist_ok=True)
-    with _locked(bundles / f".{cell.export_name}.lock"):
+    with locked(bundles / f".{cell.export_name}.lock"):
         if not (path / MANIFEST).is_file():
             from edge.export import pipeline
 
@@ -72,11 +71,3 @@ def _bundle(cell: Cell, bundles: Path, folder: Path) -> Path:
                     cell.model, target=cell.target, runtime=cell.runtime, quantize=cell.scheme, output=path.absolute()
                 )
     return path
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Two workers never make the same bundle at once; the system opens the lock of a worker that died."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -48,6 +48,14 @@ class Extra:
     libraries: tuple[str, ...]
 
 
+#: Part of the library itself: operators of ONNX Runtime, which takes them from any library and needs nothing to compile them.
+ONNX = Extra(
+    SOURCES / "onnx" / "ops.c",
+    ("-std=gnu11", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"),
+    (),
+)
+
+
 class BuildError(Exception):
     """No compiler, or what it said."""
 

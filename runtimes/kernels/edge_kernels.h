@@ -19,7 +19,7 @@ extern "C" {
 #endif
 
 #define EDGE_KERNELS_ABI 1
-#define EDGE_KERNELS_VERSION "1.1"
+#define EDGE_KERNELS_VERSION "1.2"
 
 #define EDGE_BAD_ARGUMENT 1 /* bits that are neither 4 nor 8, a size of zero, an unknown instruction set */
 #define EDGE_NO_MEMORY 2
@@ -55,7 +55,8 @@ EDGE_API size_t edge_tiled_bytes(int bits, size_t rows, size_t columns);
 EDGE_API size_t edge_neurons_bytes(int bits, size_t hidden, size_t width);
 
 /* Quantize float weights [rows][columns] (each group's scale is the best of several, by squared error) to the plain form:
- * q [rows][columns], scales float16 bits [rows][ceil(columns / 32)]. */
+ * q [rows][columns], scales float16 bits [rows][ceil(columns / 32)]. Weights beyond the largest scale's reach, 524032 in 4 bits
+ * and 8319008 in 8, are clipped to it; a group with an infinity is zero. */
 EDGE_API int edge_quantize(const edge_pool *pool, int bits, size_t rows, size_t columns, const float *weights, int8_t *q,
                            uint16_t *scales);
 /* The plain form to and from the packed ones. Neurons take the plain form of [hidden][width]. */

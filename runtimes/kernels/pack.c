@@ -30,24 +30,30 @@ static float error_at(size_t n, const float *w, float scale, int low, int high, 
   return error;
 }
 
+/* A scale as it is stored: of weights too large for it, the largest one, which clips them. */
+static uint16_t stored_scale(float scale) {
+  const float largest = 65504.0f;
+  return float_to_half(scale > largest ? largest : scale < -largest ? -largest : scale);
+}
+
 static uint16_t best_scale(int bits, size_t n, const float *w) {
   float most = 0, extreme = 0;
   for (size_t i = 0; i < n; i++)
     if (fabsf(w[i]) > most) most = fabsf(w[i]), extreme = w[i];
   if (!(most > 1e-30f) || !(most < 3e38f)) return 0;
-  if (bits == 8) return float_to_half(most / 127.0f);
+  if (bits == 8) return stored_scale(most / 127.0f);
   /* -8 has no positive twin: the widest weight takes it, or 7 of either sign, or is clipped a little. */
   float best = extreme / -8.0f, least = INFINITY;
   for (int step = -5; step <= 5; step++)
     for (int sign = -1; sign <= 1; sign += 2) {
       float scale = extreme / ((float)sign * 8.0f + 0.25f * (float)step), better;
       error_at(n, w, scale, -8, 7, &better);
-      const float stored = half_to_float(float_to_half(better));
+      const float stored = half_to_float(stored_scale(better));
       if (stored == 0) continue;
       const float error = error_at(n, w, stored, -8, 7, &better);
       if (error < least) least = error, best = stored;
     }
-  return float_to_half(best);
+  return stored_scale(best);
 }
 
 typedef struct quantizing {

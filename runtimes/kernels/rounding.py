@@ -69,7 +69,8 @@ def along_inputs(weight: Tensor, bits: int, moments: Tensor | None = None) -> Pl
 def along_outputs(weight: Tensor, bits: int, moments: Tensor | None = None) -> Plain:
     """A down projection's weight [outputs, inputs], neuron by neuron: plain form [inputs, outputs], for neurons.
 
-    Neurons are rounded in the order of their activity, as each has scales of its own; a diagonal says nothing here.
+    Neurons are rounded in the order of their activity, as each has scales of its own. A diagonal is nothing to go by here: it
+    multiplies all errors of a group by one number, its neuron's, and no scale is better or worse for that.
     """
     import torch
 

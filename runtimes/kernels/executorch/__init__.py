@@ -11,9 +11,9 @@ from pathlib import Path
 
 from edge.cache import cache_dir
 from edge.dependencies import require, version
-from edge.errors import BundleError, StorageError, UnsupportedError
+from edge.errors import BundleError
 from edge.quiet import quiet_stderr
-from edge.runtimes.kernels import build
+from edge.runtimes.kernels import build, kept
 from edge.runtimes.kernels.binding import ABI
 from edge.runtimes.native.sdk import Sdk, find_sdk
 
@@ -54,18 +54,11 @@ def library(arch: str) -> Path:
     sdk = find_sdk("executorch", arch)
     require("native", "building the kernels for ExecuTorch", "ziglang")
     path = cache_dir() / "kernels" / key(sdk) / arch / LIBRARY
-    if not path.is_file():
-        try:
-            build.build(arch, path, (sys.executable, "-m", "ziglang", "cc"), build.SHIPPED[arch], extra=_plus(sdk))
-        except build.BuildError as error:
-            raise UnsupportedError(
-                f"the kernels for ExecuTorch do not compile ({error}): export with --sparse off."
-            ) from error
-        except OSError as error:
-            raise StorageError(
-                f"the kernels cannot be kept in {path.parent} ({error.strerror}): set EDGE_CACHE to another folder."
-            ) from error
-    return path
+    zig = (sys.executable, "-m", "ziglang", "cc")
+    return kept(
+        path, lambda: build.build(arch, path, zig, build.SHIPPED[arch], extra=_plus(sdk)), "the kernels for ExecuTorch",
+        "export with --sparse off",
+    )  # fmt: skip
 
 
 def _plus(sdk: Sdk) -> build.Extra:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from edge.cache import cache_dir
 from edge.dependencies import require, version
-from edge.errors import StorageError, UnsupportedError
-from edge.runtimes.kernels import build
+from edge.runtimes.kernels import build, kept
 
 SOURCE = Path(__file__).parent / "ops.c"
 _FLAGS = ("-std=gnu11", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
@@ -23,17 +22,11 @@ def linkable(arch: str, target: str) -> Path:
     """
     require("tvm", "building the kernels for TVM", "tvm_ffi", "ziglang")
     path = cache_dir() / "kernels" / _key() / target / "edge_kernels.o"
-    if not path.is_file():
-        extra = build.Extra(SOURCE, (*_FLAGS, "-isystem", str(_headers())), ())
-        try:
-            build.build(arch, path, (sys.executable, "-m", "ziglang", "cc"), target, extra, relocatable=True)
-        except build.BuildError as error:
-            raise UnsupportedError(f"the kernels for TVM do not compile ({error}): export with --sparse off.") from error
-        except OSError as error:
-            raise StorageError(
-                f"the kernels cannot be kept in {path.parent} ({error.strerror}): set EDGE_CACHE to another folder."
-            ) from error
-    return path
+    extra = build.Extra(SOURCE, (*_FLAGS, "-isystem", str(_headers())), ())
+    zig = (sys.executable, "-m", "ziglang", "cc")
+    return kept(
+        path, lambda: build.build(arch, path, zig, target, extra, relocatable=True), "the kernels for TVM", "export with --sparse off"
+    )
 
 
 def _headers() -> Path:
