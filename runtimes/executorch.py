@@ -3,9 +3,9 @@
 The bindings (``executorch.extension.pybindings._C``) are imported directly: the documented ``executorch.runtime`` gives
 the same objects, but its import pulls in the whole exporter and takes seconds. They need torch: they take its tensors.
 
-Threads are XNNPACK's one pool per process. Changing its size frees what every loaded method points to (a crash at the
-next run), so all sessions unload first and load again when they next run, each with its own number of threads. That is
-quick where edge's own kernels compute, whose weights are mapped, and slow where XNNPACK packs weights anew.
+Threads are one pool per process. Changing its size frees what XNNPACK's delegates point to (a crash at the next run), so
+all sessions that have some unload first and load again when they next run, each with its own number of threads. Programs
+without any, as those that call edge's own kernels, ask for the pool in every call and stay.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class ExecuTorchSession(Session):
 
     @classmethod
     def takes_apart(cls, manifest: Manifest) -> bool:
-        return manifest.kernels is not None
+        methods = manifest.notes.delegation
+        return bool(methods) and not any(method.delegates for method in methods)
 
     def check_abi(self) -> None:
         record = self.manifest.runtime
@@ -86,18 +87,18 @@ class ExecuTorchSession(Session):
             load()
         self._methods: dict[str, Any] = {}
         self._programs: list[Any] = []
-        self._pool = 0
-        self._load(self.threads)
+        self._stays = self.takes_apart(self.manifest)
+        self._method(self.manifest.entries[0].name)
 
     def bind(self, entry: EntryRecord, inputs: Sequence[np.ndarray]) -> Callable[[], Sequence[np.ndarray]]:
         import torch
 
-        name, threads = entry.name, self.threads_of(entry.name)
+        name = entry.name
         # A tensor on the array's own memory; torch takes none that is read-only.
         tensors = tuple(torch.from_numpy(value if value.flags.writeable else np.array(value)) for value in inputs)
 
         def call() -> list[np.ndarray]:
-            method = (self._methods if self._pool == threads else self._load(threads))[name]
+            method = self._method(name)
             try:
                 # The method copies its outputs out of its planned memory: each call's are the caller's own.
                 return [output.numpy() for output in method(tensors)]
@@ -112,8 +113,7 @@ class ExecuTorchSession(Session):
         from edge.runtimes._etdump import read
         from edge.runtimes._executorch_operators import operator_times
 
-        if self._pool != (threads := self.threads_of(entry.name)):
-            self._load(threads)
+        self._method(entry.name)  # the pool has its number of threads
         tensors = tuple(torch.from_numpy(np.array(value)) for value in inputs)
         with tempfile.TemporaryDirectory(prefix="edge-etdump-") as scratch:
             dump = Path(scratch) / "run.etdp"
@@ -139,9 +139,14 @@ class ExecuTorchSession(Session):
 
         return operator_times([Block("Execute", tuple(run)) for run in runs], modules_of(root, entry))
 
-    def _load(self, threads: int) -> dict[str, Any]:
-        """Load every method, once the thread pool has that size."""
-        _set_threads(threads)
+    def _method(self, entry: str) -> Any:
+        """The entry point's method, loaded, and the pool as large as it wants it."""
+        if _pool_size != (threads := self.threads_of(entry)):
+            _set_threads(threads)
+        return (self._methods or self._load())[entry]
+
+    def _load(self) -> dict[str, Any]:
+        """Load every method."""
         runtime = bindings()
         with quiet_stderr(*NOISE, r"\[\w+\.cpp:\d+\]") as said:
             try:
@@ -158,14 +163,13 @@ class ExecuTorchSession(Session):
                 reason = _reason(said(), error)
                 raise BundleError(f"ExecuTorch cannot load this bundle ({reason}): export it again.") from error
         self._programs = list(programs.values())
-        self._pool = threads
-        _LOADED.add(self)
+        if not self._stays:
+            _LOADED.add(self)
         return self._methods
 
     def _unload(self) -> None:
         self._methods = {}
         self._programs = []
-        self._pool = 0  # of whatever size it is: not this session's
 
 
 def bindings() -> Any:
@@ -209,16 +213,20 @@ def execute_once(program: bytes, method: str, inputs: Sequence[Any]) -> list[Any
         return list(loaded.load_method(method)(tuple(inputs)))
 
 
+#: Sessions whose methods point into the pool, and its size (0: not known yet).
 _LOADED: weakref.WeakSet[ExecuTorchSession] = weakref.WeakSet()
+_pool_size = 0
 
 
 def _set_threads(count: int) -> None:
+    global _pool_size
     runtime = bindings()
     with quiet_stderr(*NOISE):
         if runtime._threadpool_get_thread_count() != count:
             for session in list(_LOADED):
                 session._unload()
             runtime._unsafe_reset_threadpool(count)
+    _pool_size = count
 
 
 def _release(number: str) -> tuple[int, ...]:

@@ -105,7 +105,7 @@ def test_entry_points_can_have_threads_of_their_own(make: Make) -> None:
     made = make("int8-dynamic", "on").bundle
     assert ExecuTorchSession.takes_apart(made.manifest)
     session = ExecuTorchSession(made.path, made.manifest, 3, {"decode": 1})
-    both = ExecuTorchSession(made.path, made.manifest, 2)
+    both, kept = ExecuTorchSession(made.path, made.manifest, 2), None
     for name, threads in (("decode", 1), ("prefill", 3), ("read", 3), ("decode", 1)):
         inputs, _ = made.samples(name)[0]
         found = session.run(name, inputs)
@@ -114,6 +114,9 @@ def test_entry_points_can_have_threads_of_their_own(make: Make) -> None:
             # Sums in another order, and rounding to 8 bits between the kernels.
             assert np.abs(found[output] - value).max() < 0.05 * value.std()
         assert bindings()._threadpool_get_thread_count() == 2
+        # No delegate points into the pool: nothing is loaded anew.
+        kept = kept or session._methods[name]
+    assert session._methods["decode"] is kept
     assert session.operators(made.manifest.entry("decode"), list(inputs.values()), 2)
     assert bindings()._threadpool_get_thread_count() == 1
 

@@ -199,13 +199,14 @@ class ExecuTorchSession : public Session {
     use_threads(threads);
   }
 
-  // The pool is one for the process, and what is loaded points into it: all is loaded anew.
+  // The pool is one for the process, and XNNPACK's delegates point into it: methods that have some are loaded anew.
   void use_threads(int threads) override {
     if (threads == threads_) return;
-    methods_.clear();
+    if (delegates()) methods_.clear();
     auto* pool = executorch::extension::threadpool::get_threadpool();
     if (pool != nullptr) pool->_unsafe_reset_threadpool(static_cast<uint32_t>(threads));
     for (const Entry& entry : entries_) {
+      if (methods_.count(entry.name)) continue;
       methods_.emplace(entry.name, std::make_unique<Loaded>(programs_.at(entry.artifact), entry.method.c_str(), nullptr));
     }
     threads_ = threads;
@@ -220,6 +221,13 @@ class ExecuTorchSession : public Session {
   }
 
  private:
+  bool delegates() const {
+    for (const Entry& entry : entries_) {
+      if (taken(programs_.at(entry.artifact).method_meta(entry.method.c_str())).num_backends() > 0) return true;
+    }
+    return false;
+  }
+
   const std::vector<Entry>& entries_;
   int threads_ = 0;
   std::vector<std::unique_ptr<MmapDataLoader>> loaders_;
