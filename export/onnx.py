@@ -20,7 +20,7 @@ import numpy as np
 from edge.dependencies import require
 from edge.errors import UnsupportedError
 from edge.export.base import Artifact, Captured, Lowered, Lowering, UnsupportedOperator
-from edge.export.kernel_weights import kernel_weights
+from edge.export.kernel_weights import kernel_weights, packing
 from edge.export.onnx_graph import OPSET, missing_functions, to_onnx
 from edge.export.onnx_int4 import group_weights
 from edge.export.onnx_quantize import quantize
@@ -75,7 +75,8 @@ class OnnxLowering(Lowering):
         if recipe.sparse:
             rounded, about = kernel_weights(captured, self.kernels[recipe.scheme], progress)
             warnings.extend(about)
-            ours = {one.entry.name: packed(one, rounded) for one in captured}
+            with packing(captured, rounded, progress) as counted:
+                ours = {one.entry.name: packed(one, counted) for one in captured}
         with WeightFile(workdir / WEIGHTS) as weights, progress.bar("ONNX", len(captured)) as bar:
             for one in captured:
                 if ours:
