@@ -6,7 +6,6 @@ import android.net.Uri;
 import android.view.View;
 import android.widget.LinearLayout;
 import android.widget.ProgressBar;
-import android.widget.TextView;
 import edge.core.Bundle;
 import edge.core.Classifier;
 import edge.core.EdgeException;
@@ -16,11 +15,11 @@ import java.util.ArrayList;
 import java.util.List;
 
 /** FMViT: what a picture shows, the five likeliest classes. */
-public final class ClassifyActivity extends Screen<ClassifyActivity.Looking> {
+public final class ClassifyActivity extends FileScreen<ClassifyActivity.Looking> {
     private static final int TOP = 5;
 
     /** The picture and the guesses. */
-    static final class Looking extends ModelWork {
+    static final class Looking extends FileScreen.FileWork {
         private Bitmap picture;
         private List<Classifier.Guess> guesses = new ArrayList<Classifier.Guess>();
         private int samples;
@@ -29,6 +28,7 @@ public final class ClassifyActivity extends Screen<ClassifyActivity.Looking> {
             super(app, name);
         }
 
+        @Override
         void sample() {
             start(new Job() {
                 @Override
@@ -41,6 +41,7 @@ public final class ClassifyActivity extends Screen<ClassifyActivity.Looking> {
             });
         }
 
+        @Override
         void open(final Uri file) {
             start(new Job() {
                 @Override
@@ -64,7 +65,6 @@ public final class ClassifyActivity extends Screen<ClassifyActivity.Looking> {
     }
 
     private PictureView view;
-    private TextView status;
     private LinearLayout classes;
 
     @Override
@@ -73,38 +73,20 @@ public final class ClassifyActivity extends Screen<ClassifyActivity.Looking> {
     }
 
     @Override
-    void begun() {
-        work().sample();
+    String type() {
+        return "image/*";
     }
 
     @Override
     View build() {
         view = new PictureView(this);
-        status = ui.status();
         classes = ui.column();
         LinearLayout column = ui.column();
         column.addView(view, ui.high(240));
-        column.addView(ui.row(
-                ui.button(R.string.sample, new View.OnClickListener() {
-                    @Override
-                    public void onClick(View pressed) {
-                        work().sample();
-                    }
-                }),
-                ui.button(R.string.photo, new View.OnClickListener() {
-                    @Override
-                    public void onClick(View pressed) {
-                        pick("image/*");
-                    }
-                })), Ui.wide());
-        column.addView(status, Ui.wide());
+        column.addView(sources(R.string.photo), Ui.wide());
+        column.addView(status(), Ui.wide());
         column.addView(classes, Ui.wide());
         return ui.scrolled(column);
-    }
-
-    @Override
-    void picked(Uri file) {
-        work().open(file);
     }
 
     @Override
@@ -113,10 +95,7 @@ public final class ClassifyActivity extends Screen<ClassifyActivity.Looking> {
         view.show(work.picture, null);
         String best = work.guesses.isEmpty() ? "" : getString(R.string.looks_like, work.guesses.get(0).label, 100 * work.guesses.get(0).probability);
         view.setContentDescription(getString(R.string.picture, best));
-        String words = work.trouble != null ? work.trouble : work.busy() ? getString(R.string.loading) : best;
-        if (!words.contentEquals(status.getText())) {
-            status.setText(words);
-        }
+        say(true, best);
         classes.removeAllViews();
         for (Classifier.Guess guess : work.guesses) {
             classes.addView(ui.text(getString(R.string.guess, guess.label, 100 * guess.probability), 16));

@@ -6,7 +6,6 @@ import android.net.Uri;
 import android.view.View;
 import android.widget.CheckBox;
 import android.widget.LinearLayout;
-import android.widget.TextView;
 import edge.core.Bundle;
 import edge.core.EdgeException;
 import edge.core.Encoded;
@@ -20,11 +19,11 @@ import java.io.InputStream;
 import java.util.List;
 
 /** InterFormer: an object is cut out of a picture by touching it. */
-public final class SegmentActivity extends Screen<SegmentActivity.Cutting> {
+public final class SegmentActivity extends FileScreen<SegmentActivity.Cutting> {
     private static final long LARGEST = 512L << 20;
 
     /** The picture, the clicks and their mask. */
-    static final class Cutting extends ModelWork {
+    static final class Cutting extends FileScreen.FileWork {
         private Bitmap picture;
         private Bitmap mask;
         private String words = "";
@@ -37,6 +36,7 @@ public final class SegmentActivity extends Screen<SegmentActivity.Cutting> {
             super(app, name);
         }
 
+        @Override
         void sample() {
             start(new Job() {
                 @Override
@@ -56,6 +56,7 @@ public final class SegmentActivity extends Screen<SegmentActivity.Cutting> {
             });
         }
 
+        @Override
         void open(final Uri file) {
             start(new Job() {
                 @Override
@@ -170,7 +171,6 @@ public final class SegmentActivity extends Screen<SegmentActivity.Cutting> {
     }
 
     private PictureView view;
-    private TextView status;
     private CheckBox beside;
 
     @Override
@@ -179,8 +179,8 @@ public final class SegmentActivity extends Screen<SegmentActivity.Cutting> {
     }
 
     @Override
-    void begun() {
-        work().sample();
+    String type() {
+        return work().encodes ? "image/*" : "*/*";
     }
 
     @Override
@@ -194,47 +194,28 @@ public final class SegmentActivity extends Screen<SegmentActivity.Cutting> {
                 }
             }
         });
-        status = ui.status();
         beside = new CheckBox(this);
         beside.setId(R.id.beside);
         beside.setText(R.string.beside);
-        LinearLayout buttons = ui.row(
-                ui.button(R.string.sample, new View.OnClickListener() {
-                    @Override
-                    public void onClick(View pressed) {
-                        work().sample();
-                    }
-                }),
-                ui.button(R.string.file, new View.OnClickListener() {
-                    @Override
-                    public void onClick(View pressed) {
-                        pick(work().encodes ? "image/*" : "*/*");
-                    }
-                }),
-                ui.button(R.string.undo, new View.OnClickListener() {
-                    @Override
-                    public void onClick(View pressed) {
-                        work().undo(false);
-                    }
-                }),
-                ui.button(R.string.reset, new View.OnClickListener() {
-                    @Override
-                    public void onClick(View pressed) {
-                        work().undo(true);
-                    }
-                }));
+        LinearLayout buttons = sources(R.string.file);
+        buttons.addView(undo(R.string.undo, false));
+        buttons.addView(undo(R.string.reset, true));
         LinearLayout column = ui.column();
         column.setPadding(ui.dp(16), 0, ui.dp(16), ui.dp(8));
         column.addView(view, Ui.fill(1));
-        column.addView(status, Ui.wide());
+        column.addView(status(), Ui.wide());
         column.addView(beside, Ui.wide());
         column.addView(buttons, Ui.wide());
         return column;
     }
 
-    @Override
-    void picked(Uri file) {
-        work().open(file);
+    private View undo(int label, final boolean all) {
+        return ui.button(label, new View.OnClickListener() {
+            @Override
+            public void onClick(View pressed) {
+                work().undo(all);
+            }
+        });
     }
 
     @Override
@@ -242,9 +223,6 @@ public final class SegmentActivity extends Screen<SegmentActivity.Cutting> {
         Cutting work = work();
         view.show(work.picture, work.mask);
         view.setContentDescription(getString(R.string.picture_to_touch, work.words));
-        String words = work.trouble != null ? work.trouble : work.busy() && work.picture == null ? getString(R.string.loading) : work.words;
-        if (!words.contentEquals(status.getText())) {
-            status.setText(words);
-        }
+        say(work.picture == null, work.words);
     }
 }

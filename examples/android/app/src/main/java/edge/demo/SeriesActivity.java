@@ -15,14 +15,14 @@ import java.util.ArrayList;
 import java.util.List;
 
 /** TSPulse: a series from a CSV, its anomaly scores, and where they are highest. */
-public final class SeriesActivity extends Screen<SeriesActivity.Scoring> {
+public final class SeriesActivity extends FileScreen<SeriesActivity.Scoring> {
     private static final String SAMPLE = "sample.csv";
     private static final long LARGEST = 64L << 20;
     /** As in `edge run --task anomaly` by default. */
     private static final int AGGREGATION = 32, SMOOTHING = 8, TOP = 5;
 
     /** The series, its scores when they are there, and how far they are. */
-    static final class Scoring extends ModelWork {
+    static final class Scoring extends FileScreen.FileWork {
         private Csv table;
         private double[] score;
         private List<Integer> top = new ArrayList<Integer>();
@@ -32,7 +32,13 @@ public final class SeriesActivity extends Screen<SeriesActivity.Scoring> {
             super(app, name);
         }
 
-        /** @param file null for the series that came with the app */
+        /** The series that came with the app. */
+        @Override
+        void sample() {
+            open(null);
+        }
+
+        @Override
         void open(final Uri file) {
             stop();
             start(new Job() {
@@ -90,8 +96,8 @@ public final class SeriesActivity extends Screen<SeriesActivity.Scoring> {
     }
 
     @Override
-    void begun() {
-        work().open(null);
+    String type() {
+        return "*/*";
     }
 
     @Override
@@ -99,7 +105,7 @@ public final class SeriesActivity extends Screen<SeriesActivity.Scoring> {
         name = ui.text("", 14);
         series = new ChartView(this, R.color.series);
         scores = new ChartView(this, R.color.mark);
-        status = ui.status();
+        status = status();
         found = ui.figures();
         ChartView.Touched tell = new ChartView.Touched() {
             @Override
@@ -114,19 +120,7 @@ public final class SeriesActivity extends Screen<SeriesActivity.Scoring> {
         series.listen(tell);
         scores.listen(tell);
         LinearLayout column = ui.column();
-        column.addView(ui.row(
-                ui.button(R.string.sample, new View.OnClickListener() {
-                    @Override
-                    public void onClick(View pressed) {
-                        work().open(null);
-                    }
-                }),
-                ui.button(R.string.csv, new View.OnClickListener() {
-                    @Override
-                    public void onClick(View pressed) {
-                        pick("*/*");
-                    }
-                })), Ui.wide());
+        column.addView(sources(R.string.csv), Ui.wide());
         column.addView(status, Ui.wide());
         column.addView(name);
         column.addView(series, ui.high(180));
@@ -137,17 +131,9 @@ public final class SeriesActivity extends Screen<SeriesActivity.Scoring> {
     }
 
     @Override
-    void picked(Uri file) {
-        work().open(file);
-    }
-
-    @Override
     void refresh() {
         Scoring work = work();
-        String words = work.trouble != null ? work.trouble : work.busy() && work.words.isEmpty() ? getString(R.string.loading) : work.words;
-        if (!words.contentEquals(status.getText())) {
-            status.setText(words);
-        }
+        say(work.words.isEmpty(), work.words);
         if (work.table == null) {
             return;
         }
