@@ -77,10 +77,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="edge-bench-") as scratch:
         folder = options.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
+        if "executorch" in peers:
+            static_sides.build(folder / "executorch")
         for model in chosen(wanted.split(",")):
             bundles = export_ours(folder, model, peers)
             if not options.export_only:
-                rows += measure(model, bundles, peers, options.rounds or (3 if options.quick else 15), Path(scratch))
+                rounds = options.rounds or (3 if options.quick else 15)
+                rows += measure(model, bundles, static_sides.peers(peers, bundles, model.entry, folder), rounds, Path(scratch))
     if not options.export_only:
         report(rows, options.json)
 
@@ -109,9 +112,10 @@ def export_ours(folder: Path, model: Model, peers: Sequence[str]) -> dict[str, B
     return bundles
 
 
-def measure(model: Model, bundles: dict[str, Bundle], peers: Sequence[str], rounds: int, scratch: Path) -> list[Row]:
-    sides = [static_sides.program(OURS, bundles["static"], model.entry, scratch / model.name)]
-    sides += static_sides.peers(peers, bundles, model.entry, scratch / model.name)
+def measure(
+    model: Model, bundles: dict[str, Bundle], peers: Sequence[static_sides.Side], rounds: int, scratch: Path
+) -> list[Row]:
+    sides = [static_sides.program(OURS, bundles["static"], model.entry, scratch / model.name), *peers]
     ready: dict[str, list[float]] = {}
     first: dict[str, list[float]] = {}
     for turn in range(rounds + 1):

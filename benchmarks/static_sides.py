@@ -87,10 +87,11 @@ def program(name: str, bundle: Bundle, entry: str, scratch: Path) -> Side:
     )
 
 
-def peers(wanted: Sequence[str], bundles: Mapping[str, Bundle], entry: str, scratch: Path) -> list[Side]:
+def peers(wanted: Sequence[str], bundles: Mapping[str, Bundle], entry: str, folder: Path) -> list[Side]:
+    """``folder`` keeps the program of the side that has one."""
     found = []
     if "executorch" in wanted:
-        found.append(_executorch(bundles["executorch"], entry, scratch / "executorch"))
+        found.append(_executorch(bundles["executorch"], entry, build(folder / "executorch")))
     if "executorch-python" in wanted:
         found.append(_in_python("ExecuTorch in Python", "executorch", bundles["executorch"], entry, {}))
     if "onnxruntime-python" in wanted or "onnxruntime-session" in wanted:
@@ -99,27 +100,34 @@ def peers(wanted: Sequence[str], bundles: Mapping[str, Bundle], entry: str, scra
     return found
 
 
-def _executorch(bundle: Bundle, entry: str, scratch: Path) -> Side:
-    """static_start.cpp with the wheel's libraries beside it, as the native runner has them."""
+def build(folder: Path) -> Path:
+    """static_start.cpp as a program in ``folder``, the wheel's libraries beside it, as the native runner has them."""
     from edge.devices.host import host_facts
     from edge.runtimes.native.build import FLAGS, GLIBC
     from edge.runtimes.native.sdk import find_sdk
 
-    scratch.mkdir(parents=True)
+    program = folder / "start"
+    if program.is_file():
+        return program
+    folder.mkdir(parents=True)
     arch = host_facts().arch
     sdk = find_sdk("executorch", arch)
-    libraries = [shutil.copy(sdk.path(library), scratch) for library in sdk.runtime.libraries]
+    libraries = [shutil.copy(sdk.path(library), folder) for library in sdk.runtime.libraries]
     command = [
         sys.executable, "-m", "ziglang", "c++", "-target", f"{arch}-linux-gnu.{GLIBC}", *FLAGS,
         *(f"-D{name}" for name in sdk.runtime.defines),
         *(argument for name in sdk.runtime.includes for argument in ("-isystem", str(sdk.path(name)))),
-        str(SOURCE), "-o", str(scratch / "start"), *libraries,
+        str(SOURCE), "-o", str(program), *libraries,
     ]  # fmt: skip
     subprocess.run(command, check=True)
+    return program
+
+
+def _executorch(bundle: Bundle, entry: str, program: Path) -> Side:
     record = bundle.manifest.entry(entry)
     return Side(
-        "ExecuTorch in C++", [str(scratch / "start"), str(bundle.path / record.artifact), record.method], _inputs(bundle, record),
-        _outputs(record), sum(_mb(path) for path in scratch.iterdir()), bundle.artifact_bytes / 1e6,
+        "ExecuTorch in C++", [str(program), str(bundle.path / record.artifact), record.method], _inputs(bundle, record),
+        _outputs(record), sum(_mb(path) for path in program.parent.iterdir()), bundle.artifact_bytes / 1e6,
     )
 
 
