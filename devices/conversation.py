@@ -38,6 +38,9 @@ from edge.devices.partial import SAMPLED, joined
 from edge.errors import DeviceError, EdgeError
 from edge.progress import Progress
 
+#: What a device says when it ends a worker because no sign of life came.
+SILENT = "edge-heard-nothing"
+
 
 @dataclass(frozen=True)
 class Link:
@@ -114,7 +117,12 @@ def converse(
             raise refused
         during = f"during '{last}'" if last else "at its start"
         end = "; no timed run was finished, so nothing is kept." if isinstance(request, ProfileRequest) and partial is None else "."
-        if late.is_set():
+        if link is not None and _fell_silent(log):
+            error = DeviceError(
+                f"{link.address} heard nothing from here for a while and stopped measuring {during}: keep this computer awake, and "
+                f"run it again{end}"
+            )
+        elif late.is_set():
             error = DeviceError(f"the measuring process was stopped {during}, after {timeout:.0f} s: raise the timeout{end}")
         elif link is not None and (why := _broken(link, status, log)):
             error = LostError(f"the connection to {link.address} ended {during}; it {why}, and run it again{end}")
@@ -196,6 +204,11 @@ def _listen(
     if isinstance(message, Waiting | Sampled | Repeated | Began):
         raise DeviceError(f"the measuring process answered out of turn during '{last}': use the edge that it was built by.")
     return last, message
+
+
+def _fell_silent(log: IO[bytes]) -> bool:
+    log.seek(0)
+    return SILENT.encode() in log.read().split()
 
 
 def _broken(link: Link, status: int, log: IO[bytes]) -> str | None:

@@ -14,7 +14,7 @@ import msgspec
 
 from edge.bundle import read_manifest, sha256_file
 from edge.devices.base import Device
-from edge.devices.conversation import Link, Pace, converse
+from edge.devices.conversation import SILENT, Link, Pace, converse
 from edge.devices.local import worker_environment
 from edge.devices.lock import SILENCE, locked
 from edge.devices.messages import ProfileRequest, Reply, Request, RoofRequest
@@ -26,7 +26,8 @@ from edge.progress import Progress
 
 # $1: SILENCE; the rest is the worker. The request is a line; after it come signs of life ("."), and lines for the worker
 # with a ":" in front. When they end, everything here ends: a board must not go on measuring for somebody who left. The
-# first line through the pipe is whom to end when the worker is done. The worker's status is the script's.
+# first line through the pipe is whom to end when the worker is done. The worker's status is the script's. Where it was not the
+# end but silence, @SILENT is the last word.
 _GUARD = """
 silence=$1
 shift
@@ -34,9 +35,12 @@ exec 3<&0
 IFS= read -r request <&3 || exit 1
 life() { timeout "$silence" dd bs=1 count=1 2>/dev/null <&3; }
 pass() { IFS= read -r line <&3; printf '%s\\n' "$line"; }
-feed() { sh -c 'echo $PPID'; printf '%s\\n' "$request"; while c=$(life); do case $c in .) ;; :) pass ;; *) break ;; esac; done; kill -9 0; }
+feed() { sh -c 'echo $PPID'; printf '%s\\n' "$request"; silent=$1
+while c=$(life); do case $c in .) ;; :) pass ;; *) silent=; break ;; esac; done
+[ -z "$silent" ] || echo "$silent" >&5
+kill -9 0; }
 work() { exec 4<&0 3<&-; IFS= read -r feeder; "$@" <&4 4<&- & worker=$!; wait $worker; status=$?; kill $feeder; exit $status; }
-feed 2>/dev/null | work "$@"
+feed @SILENT 5>&2 2>/dev/null | work "$@"
 """
 
 
@@ -77,7 +81,7 @@ def _ask(
     """Start the worker on the device, everything being there, and talk to it."""
     environment = {**route.environment, **worker_environment(request)}
     pairs = [f"{name}={value}" for name, value in environment.items()]
-    script = "; ".join(line.strip() for line in _GUARD.strip().splitlines()).replace("&; ", "& ")
+    script = "; ".join(line.strip() for line in _GUARD.strip().splitlines()).replace("&; ", "& ").replace("@SILENT", SILENT)
     command = device.command(("sh", "-c", script, "edge", str(SILENCE), "env", *pairs, *route.argv))
     link = Link(address=device.address, lost=device.lost, alive=device.alive)
     return converse(command, os.environ, request, timeout, progress, link, pace)

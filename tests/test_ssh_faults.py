@@ -19,7 +19,7 @@ import sshd
 import edge
 from edge import cli, results
 from edge.cli.terminal import PlainProgress
-from edge.devices import transfer
+from edge.devices import lock, remote, transfer
 from edge.devices.base import LostError, find_device
 from edge.errors import DeviceError, StorageError, UsageError
 from edge.progress import Progress
@@ -175,6 +175,17 @@ def test_a_worker_that_is_killed_for_memory_is_told(server: sshd.Server, tiny_bu
 def test_a_worker_that_hangs_ends_at_the_timeout_on_the_board_too(server: sshd.Server, tiny_bundle: Path, board: Path) -> None:
     with pytest.raises(DeviceError, match=r"was stopped (at its start|during '.*'), after 6 s: raise the timeout"):
         edge.profile(tiny_bundle, device=server.address, seconds=30.0, timeout=6.0)
+    assert gone(board)
+
+
+def test_a_computer_that_slept_is_told(
+    server: sshd.Server, tiny_bundle: Path, board: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No sign of life from here: not the board's memory, which a killed worker else means."""
+    monkeypatch.setattr(remote, "SILENCE", 2)
+    monkeypatch.setattr(lock, "BEAT", 600.0)
+    with pytest.raises(DeviceError, match=r"heard nothing from here for a while and stopped measuring (at its start|during '.*'): keep"):
+        edge.profile(tiny_bundle, device=server.address, seconds=30.0)
     assert gone(board)
 
 
