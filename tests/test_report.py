@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from measurements import EVIL, MB, full_measurement, measurement, operator
+from measurements import EVIL, MB, entry, full_measurement, measurement, operator
 from pages import parsed
 from rich.console import Console, RenderableType
 
@@ -28,8 +28,8 @@ def full() -> Measurement:
     return full_measurement()
 
 
-def shown(renderable: RenderableType) -> str:
-    console = Console(file=io.StringIO(), width=160, color_system=None)
+def shown(renderable: RenderableType, width: int = 160) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
     console.print(renderable)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -149,6 +149,13 @@ def test_table_says_the_figures(full: Measurement) -> None:
     ):
         assert wanted in text
     assert units.duration(full.entries[0].latency.p90_us) in text
+
+
+def test_kernels_that_begin_alike_stay_apart_in_a_narrow_window(full: Measurement) -> None:
+    names = [f"fused_integer_product_cast_multiply_add_gelu_multiply_round_maximum_minimum_add_cast@{place}" for place in (7, 81)]
+    odd = entry("forward", [1.0, 2.0], tuple(operator(name, 0.0, 1.0, 0.5) for name in names))
+    rows = [line for line in shown(table.render(measurement(odd)), width=90).splitlines() if line.startswith("fused_")]
+    assert len(rows) == 2 and "…" in rows[0] and "cast@7 " in rows[0] and "cast@81 " in rows[1]
 
 
 def test_table_does_not_read_names_as_markup(full: Measurement) -> None:

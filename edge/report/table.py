@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.markup import escape
+from rich.measure import Measurement as Width
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -128,13 +129,30 @@ def _operators(entry: EntryMeasurement) -> RenderableType:
     ordered = sorted(entry.operators, key=lambda row: -row.share)
     for row in ordered[:TOP]:
         table.add_row(
-            escape(row.name), escape(row.kind), escape(row.provider), units.calls(row.calls_per_run),
+            _Middle(row.name), _Middle(row.kind), escape(row.provider), units.calls(row.calls_per_run),
             units.duration(row.mean_us), units.percent(row.share),
         )
     if rest := ordered[TOP:]:
         share = units.percent(sum(row.share for row in rest))
         table.add_row(f"[dim]{len(rest)} more[/]", "", "", "", "", f"[dim]{share}[/]")
     return Padding(table, 0)
+
+
+class _Middle:
+    """A name that loses its middle where there is no room: compiled kernels differ at their ends."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Width:
+        return Width(min(len(self._name), 12), len(self._name))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        name, room = self._name, options.max_width
+        if len(name) > room:
+            end = (room - 1) // 2
+            name = f"{name[: room - 1 - end]}…{name[len(name) - end :]}"
+        yield Text(name)
 
 
 def _table(*columns: str) -> Table:
