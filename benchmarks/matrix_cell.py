@@ -7,12 +7,12 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
 
 import edge
+from edge.devices.resident import resident
 from edge.errors import EdgeError
 from edge.manifest import Manifest
 
@@ -26,7 +26,7 @@ def export(model: str, runtime: str, scheme: str, bundle: str) -> dict:
     return describe(exported.bundle.manifest) | {
         "bytes": exported.bundle.artifact_bytes,
         "export_seconds": time.monotonic() - began,
-        "export_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "export_rss_bytes": resident()[1],
         "warnings": list(exported.warnings),
     }
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import time
 from pathlib import Path
 
 import numpy as np
+from sides import peak_rss_mb
 
 from edge.runtimes import kernels
 from edge.runtimes.kernels.binding import MLAShape
@@ -110,7 +110,7 @@ def main() -> None:
     rows.append({"work": f"prefill of {PROMPT}, 50% zeros", "tokens_per_second": PROMPT / statistics.median(prefill), "best": PROMPT / min(prefill)})
     for row in rows:
         print(f"{row['work']:34} {row['tokens_per_second']:6.1f} tokens/s, at best {row['best']:.1f}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_rss_mb()
     print(f"peak memory {peak:.0f} MiB")
     if arguments.json:
         arguments.json.write_text(json.dumps({"rows": rows, "peak_mib": peak}, indent=2) + "\n")

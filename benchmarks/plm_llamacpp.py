@@ -10,7 +10,6 @@ with it.
 
 from __future__ import annotations
 
-import resource
 import sys
 
 import llama_cpp
@@ -27,7 +26,7 @@ def main(model: str, job: str, first: str, second: str) -> None:
 
 
 def measure(model: str, job: str, count: int, threads: int) -> None:
-    from sides import serve
+    from sides import peak_rss_mb, serve
 
     tokens = np.random.default_rng(0).integers(0, 2000, max(count, 1)).tolist()
     # The cache holds what the job needs and a token more.
@@ -46,7 +45,7 @@ def measure(model: str, job: str, count: int, threads: int) -> None:
 
     run = decode if job == "decode" else prefill
     run()
-    serve(run, runs_before=1, rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    serve(run, runs_before=1, rss_mb=peak_rss_mb())
 
 
 def logits(model: str, rows: np.ndarray) -> np.ndarray:

@@ -7,11 +7,10 @@ JOB is ``decode`` (one token after COUNT others) or ``prefill`` (a prompt of COU
 
 from __future__ import annotations
 
-import resource
 import sys
 
 import numpy as np
-from sides import serve
+from sides import peak_rss_mb, serve
 
 import edge
 from edge.families.plm.decoder import session_decoder
@@ -33,7 +32,7 @@ def main(bundle: str, job: str, count: str, threads: str) -> None:
     decoder.last(tokens)
     run = decode if job == "decode" else prefill
     run()
-    serve(run, runs_before=1, rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    serve(run, runs_before=1, rss_mb=peak_rss_mb())
 
 
 if __name__ == "__main__":

@@ -108,6 +108,12 @@ def peer_python(name: str, requirements: Sequence[str]) -> str:
     return str(python)
 
 
+def peak_rss_mb() -> float:
+    """This process's peak, proc(5)'s VmHWM. Not getrusage's, which begins with what the process that started it had."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024
+
+
 def serve(run, runs_before: int = 20, **facts: object) -> None:
     """The worker's end: warm up, say ready, answer until standard input closes."""
     import time

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import msgspec
 import numpy as np
 
+from edge.devices.resident import resident
 from edge.errors import InputError
 from edge.families.plm.config import PLMConfig
 from edge.families.plm.decoder import ENTRIES, Decoder, passage_loss, session_decoder
@@ -156,14 +155,12 @@ def choose(logits: np.ndarray, temperature: float, top_p: float, random: np.rand
 
 
 def _figures(timing: Timing, decoder: Decoder) -> Figures:
-    # Linux counts in KiB, macOS in bytes.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return Figures(
         time_to_first_token_ms=round(1e3 * timing.first, 3),
         prefill_tokens_per_second=round(timing.prompt / timing.prefill, 2),
         decode_tokens_per_second=round(len(timing.decoded) / sum(timing.decoded), 2) if timing.decoded else None,
         cache_bytes=decoder.cache_bytes,
-        peak_memory_bytes=peak,
+        peak_memory_bytes=resident()[1],
     )
 
 
