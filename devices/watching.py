@@ -56,7 +56,7 @@ class _Watch:
     def __init__(self, device: Device, request: ProfileRequest, progress: Progress, root: str, meters: View) -> None:
         self._device, self._request, self._root = device, request, root
         self._guard = Guard(
-            lambda: self._look().reading.temperature_c, request.cool_seconds, remembered_band(device.address),
+            lambda: self._look().reading.temperature_c, request.cool_seconds, remembered_band(_known_as(device)),
             waiting=lambda: progress.stage(COOLING),
         )
         self._last: Look | None = None
@@ -114,7 +114,7 @@ class _Watch:
         if self._guard.gave_up:
             warnings.append(self._guard.gave_up_sentence())
         if self._guard.band is not None:
-            remember_band(self._guard.band, self._device.address)
+            remember_band(self._guard.band, _known_as(self._device))
         warnings += [timing.unmetered(name) for name, energy in self._energy.items() if energy is None]
         entries = []
         for entry in profiled.entries:
@@ -194,6 +194,11 @@ class _There:
         last = sampled.entry.runs[-1]
         self.at_us, self.since = last.start_us + last.duration_us, time.monotonic()
         return list(sampled.entry.runs), sampled.whole
+
+
+def _known_as(device: Device) -> str:
+    """The name of its idle band: this machine has one, whoever measures."""
+    return "" if device.address == "local" else device.address
 
 
 def look(device: Device, root: str = "") -> Look:

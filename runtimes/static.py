@@ -80,14 +80,7 @@ class StaticSession(Session):
             raise BundleError(
                 f"this bundle's program speaks {self.manifest.runtime.abi} and this edge speaks {ABI}: export it again."
             )
-        self.folder = self.root
-        try:
-            _check(self.root)
-        except BundleError:
-            if not (self.root / HOST / PROGRAM).is_file():
-                raise
-            self.folder = self.root / HOST
-            _check(self.folder)
+        self.folder = folder_here(self.root)
 
     def open(self) -> None:
         weights = next(path for path in (self.folder / WEIGHTS, self.root / WEIGHTS) if path.exists())
@@ -117,7 +110,7 @@ class Child:
 
     def __init__(self, program: Path, weights: Path, threads: int) -> None:
         with tempfile.TemporaryDirectory(prefix="edge-program-") as scratch:
-            command = (_runnable(program, Path(scratch)), "--serve", "--weights", str(weights), "--threads", str(threads))
+            command = (runnable(program, Path(scratch)), "--serve", "--weights", str(weights), "--threads", str(threads))
             began = time.perf_counter()
             try:
                 self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -182,7 +175,19 @@ def _events(answer: Answer) -> list[Event]:
     return [*kernels, Event("run", -1, "", 0, answer.ns)]
 
 
-def _runnable(program: Path, scratch: Path) -> str:
+def folder_here(root: Path) -> Path:
+    """Where in the bundle at ``root`` the program for this machine is. BundleError if there is none."""
+    try:
+        _check(root)
+    except BundleError:
+        if not (root / HOST / PROGRAM).is_file():
+            raise
+        _check(root / HOST)
+        return root / HOST
+    return root
+
+
+def runnable(program: Path, scratch: Path) -> str:
     """``program`` itself, or a copy where the way here has taken its right to run."""
     if os.access(program, os.X_OK):
         return str(program.absolute())

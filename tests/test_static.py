@@ -157,6 +157,8 @@ def test_it_is_a_native_runner_of_its_own_bundle(bundle: Bundle, model: Path, tm
 def test_profile_and_run_work_on_it(bundle: Bundle, tmp_path: Path) -> None:
     measured = edge.profile(bundle.path, runs=5, seconds=0.0, roofline=False, energy=False, cool_seconds=0)
     assert len(measured.entries[0].runs) >= 5 and len(measured.entries[0].operators) > 3
+    # By the program itself: no Python in its memory.
+    assert not measured.device.in_python and 0 < measured.memory.peak < 10e6
     np.savez(tmp_path / "in.npz", **bundle.samples("classify")[0][0])
     assert cli.invoke(["run", str(bundle.path), "--npz", str(tmp_path / "in.npz"), "--entry", "classify", "-o", str(tmp_path / "out.npz")]) == 0
     with np.load(tmp_path / "out.npz") as found:

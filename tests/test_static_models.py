@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 from pathlib import Path
 
@@ -64,6 +65,8 @@ def test_plms_entry_points_share_a_cache_that_stays(tmp_path_factory: pytest.Tem
 def test_an_android_bundle_holds_the_hosts_program_too(android: Bundle, tmp_path: Path) -> None:
     (check,) = edge.verify(android.path)
     assert check.passed
+    measured = edge.profile(android.path, runs=5, seconds=0.0, roofline=False, energy=False, cool_seconds=0)
+    assert measured.device.arch == platform.machine() and not measured.device.in_python and len(measured.entries[0].operators) > 3
     # The app's logic is tested on this machine with it.
     host = program(android, tmp_path, "host/model")
     inputs, outputs = android.samples("classify")[0]

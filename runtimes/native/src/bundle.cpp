@@ -17,8 +17,6 @@ namespace {
 constexpr int64_t kSchema = 1;
 constexpr const char* kManifest = "manifest.json";
 constexpr const char* kSamples = "samples.npz";
-// The folder with the program of the host that exported the bundle (edge.devices.routes): a device is not sent it.
-constexpr const char* kExporters = "host/";
 
 std::vector<TensorSpec> specs_of(const Json& json) {
   std::vector<TensorSpec> specs;

@@ -11,6 +11,9 @@
 
 namespace edge {
 
+// The folder with the program of the host that exported the bundle (edge.devices.routes): a device is not sent it.
+constexpr const char* kExporters = "host/";
+
 struct TensorSpec {
   std::string name;
   Dtype dtype;

@@ -21,14 +21,14 @@ std::set<std::string> words(const std::string& text) {
 
 }  // namespace
 
-void check_cpu(const Bundle& bundle) {
+void check_cpu(const Bundle& bundle, const std::string& folder) {
   // Without that line (an emulator may show its host's file) nothing is known, and nothing refused.
   const std::string cpuinfo = try_read("/proc/cpuinfo").value_or("");
   const auto line = line_of(cpuinfo, architecture() == "x86_64" ? "flags" : "Features");
   if (!line) return;
   const std::set<std::string> has = words(*line);
   try {
-    const Json required = Json::parse(read_file(bundle.file(kRequirements)));
+    const Json required = Json::parse(read_file(bundle.file(folder + kRequirements)));
     std::string lacks;
     for (const Json& flag : required.at("flags").items()) {
       if (!has.count(flag.text())) lacks += (lacks.empty() ? "" : ", ") + flag.text();

@@ -7,7 +7,7 @@ namespace edge {
 
 constexpr const char* kRequirements = "cpu.json";
 
-// BundleError where this CPU lacks instructions that the bundle's code uses: they would end the process.
-void check_cpu(const Bundle& bundle);
+// BundleError where this CPU lacks instructions that the code in `folder` ("" or "host/") of the bundle uses: they would end the process.
+void check_cpu(const Bundle& bundle, const std::string& folder = "");
 
 }  // namespace edge

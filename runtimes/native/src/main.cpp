@@ -15,6 +15,7 @@
 #include "refusal.h"
 #include "session.h"
 #ifdef EDGE_STATIC
+#include "static/program.h"
 #include "static/serve.h"
 #endif
 
@@ -77,6 +78,7 @@ int run() {
 int main(int argc, char** argv) {
 #ifdef EDGE_STATIC
   if (argc > 1 && std::string(argv[1]) == "--serve") return edge::serve({argv + 2, argv + argc});
+  if (argc == 2 && std::string(argv[1]) == "--host") edge::own_folder = edge::kExporters, argc = 1;
 #endif
   if (argc > 1) {
     // Asked by a person: what it is. Everything else comes as a request.

@@ -13,6 +13,9 @@ namespace edge {
 // Beside the program, and beside the artifact in a bundle.
 constexpr const char* kWeights = "weights.bin";
 
+// Where in the bundle this program and what belongs to it lie: "", or "host/" for that of the machine that exported it.
+inline std::string own_folder;
+
 struct Unbind {
   void operator()(edge_bound* bound) const { edge_unbind(bound); }
 };

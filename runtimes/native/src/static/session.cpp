@@ -78,10 +78,11 @@ class StaticSession : public Session {
   }
 
  private:
-  // The weights lie beside the artifact, whichever program this is.
+  // The weights lie beside the artifact, whichever program this is; the exporting host's has its own only where they differ.
   static std::string weights_of(const Bundle& bundle) {
-    const std::string path = bundle.file(bundle.entries.at(0).artifact);
-    return path.substr(0, path.rfind('/') + 1) + kWeights;
+    const std::string own = bundle.file(own_folder + kWeights);
+    struct stat found {};
+    return stat(own.c_str(), &found) == 0 ? own : bundle.file(kWeights);
   }
 
   static uint32_t number_of(const Entry& entry) {
@@ -117,7 +118,7 @@ std::unique_ptr<Session> open_session(const Bundle& bundle, int threads) {
   if (bundle.runtime != runtime_name() || bundle.abi != EDGE_STATIC_ABI) {
     throw Refusal("BundleError", "this bundle is for " + bundle.runtime + " (" + bundle.abi + ") and this program is " EDGE_STATIC_ABI ": use the bundle's own program, or export it again.");
   }
-  check_cpu(bundle);
+  check_cpu(bundle, own_folder);
   return std::make_unique<StaticSession>(bundle, threads);
 }
 
