@@ -70,6 +70,17 @@ def test_tspulse_computes_on_arm64_what_it_does_here(tmp_path_factory: pytest.Te
             assert max(output.relative for output in check.outputs) < 1e-4
 
 
+@pytest.mark.parametrize("board", ["rpi4", "rpi5"])
+def test_edges_own_kernels(board: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Their library goes along: the Pi 5's with dot products, the Pi 4's without, the same sums as here."""
+    bundle = exported(tmp_path_factory, "relu2-mlp", "rpi5", "onnx", "int8-dynamic", "--sparse", "on")
+    assert open_bundle(bundle).manifest.kernels is not None
+    for check, same in zip(edge.verify(bundle, device=f"qemu:{board}"), edge.verify(bundle), strict=True):
+        assert check.passed
+        for output, expected in zip(check.outputs, same.outputs, strict=True):
+            assert output.relative == pytest.approx(expected.relative, rel=0.01)
+
+
 def test_an_emulators_times_are_not_measured(pi_bundle: Path) -> None:
     with pytest.raises(UsageError, match="times mean nothing"):
         edge.profile(pi_bundle, device="qemu:rpi5")
