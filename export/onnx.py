@@ -77,6 +77,8 @@ class OnnxLowering(Lowering):
             warnings.extend(about)
             with packing(captured, rounded, progress) as counted:
                 ours = {one.entry.name: packed(one, counted) for one in captured}
+            if too_large(captured):
+                self._release(captured)
         with WeightFile(workdir / WEIGHTS) as weights, progress.bar("ONNX", len(captured)) as bar:
             for one in captured:
                 if ours:
@@ -99,12 +101,10 @@ class OnnxLowering(Lowering):
         if ours:
             files[INDEX] = workdir / INDEX
             files[INDEX].write_bytes(weights.index())
-        quantized = None
-        if recipe.scheme is not Scheme.FP32 and too_large(captured):
+        if not ours and recipe.scheme is not Scheme.FP32 and too_large(captured):
             self._release(captured)
-        if ours:
-            quantized = {name: one.run for name, one in ours.items()}
-        elif recipe.scheme not in (Scheme.FP32, Scheme.FP16):
+        quantized = {name: one.run for name, one in ours.items()} or None
+        if not ours and recipe.scheme not in (Scheme.FP32, Scheme.FP16):
             # One of them loaded at a time: a language model's weights are in each.
             load = functools.lru_cache(maxsize=1)(functools.partial(_session, optimize=False))
             quantized = {one.entry.name: _reference(files[f"{one.entry.name}.onnx"], load) for one in captured}
@@ -122,9 +122,9 @@ class OnnxLowering(Lowering):
         )
 
     def _release(self, captured: Sequence[Captured]) -> None:
-        """Free the float weights: what is left to do runs in ONNX Runtime."""
+        """Free the float weights: what is left to do needs the quantized ones."""
         for one in captured:
-            del self._plain[one.program]
+            self._plain.pop(one.program, None)
             # The captured program's weights are the module's own or share their memory, so both let go of it.
             for weight in (*one.program.state_dict.values(), *one.entry.module.parameters()):
                 weight.data = weight.data.new_empty(0)

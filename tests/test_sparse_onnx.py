@@ -14,6 +14,7 @@ from test_sparse import CONFIG
 
 from edge import api
 from edge.errors import BundleError, InputError
+from edge.export import payoff
 from edge.export.pipeline import Exported, export
 from edge.families.plm.decoder import session_decoder
 from edge.runtimes import kernels
@@ -79,6 +80,15 @@ def test_the_digits_are_read_as_well(tmp_path: Path) -> None:
     made = export("relu2-mlp", target="rpi5", runtime="onnx", quantize="int8-dynamic", sparse="on", output=tmp_path)
     (accuracy,) = made.bundle.manifest.metrics
     assert accuracy.bundle >= accuracy.eager - 0.01
+
+
+def test_a_large_models_float_weights_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As soon as they are packed; what verification computes needs them no more."""
+    monkeypatch.setattr(payoff, "LARGEST", 1000)
+    made = export("relu2-mlp", target="cpu", runtime="onnx", quantize="int8", sparse="on", output=tmp_path)
+    assert made.payoff is None and {stage.stage for stage in made.bundle.manifest.entries[0].stages} == {
+        "exported", "quantized", "lowered", "lowering",
+    }  # fmt: skip
 
 
 def test_operators_show_where_the_time_goes(made: Exported) -> None:
