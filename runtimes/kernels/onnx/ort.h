@@ -29,10 +29,9 @@ typedef struct ort_base {
   const char *(*release)(void);              /* "1.32.0" */
 } ort_base;
 
-/* ort_api_NAME(api, arguments...) calls the function at its place. */
+/* Each calls the function at its place, which takes what follows the table. */
 #define ORT_CALL(api, place, result, ...) ((result(*) __VA_ARGS__)(api)->at[place])
 #define ORT_STATUS(api, code, message) ORT_CALL(api, 0, ort_status *, (int, const char *))(code, message)
-#define ORT_STATUS_CODE(api, status) ORT_CALL(api, 1, int, (const ort_status *))(status)
 #define ORT_DOMAIN(api, name, made) ORT_CALL(api, 26, ort_status *, (const char *, ort_domain **))(name, made)
 #define ORT_DOMAIN_TAKE(api, domain, op) \
   ORT_CALL(api, 27, ort_status *, (ort_domain *, const struct ort_operator *))(domain, op)
