@@ -12,6 +12,8 @@
     context = 2048
     calibration = "calibration.npz"
     tune_trials = 64
+    sparse = "on"
+    skip_up = "0.999"
     group_size = 32
     output = "bundles"              # ends in .edge: the bundle itself; otherwise the folder it goes into
 
@@ -45,6 +47,7 @@ class _Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     calibration: str | None = None
     tune_trials: int = 0
     sparse: str = "auto"
+    skip_up: str = "off"
     group_size: int = 32
     output: str | None = None
 
@@ -68,6 +71,7 @@ class ModelPlan(msgspec.Struct, frozen=True, kw_only=True):
     context: int | None = None
     tune_trials: int = 0
     sparse: str = "auto"
+    skip_up: str = "off"
     group_size: int = 32
     output: Path | None = None  # ends in .edge: the bundle; otherwise the folder that it goes into
 
@@ -159,6 +163,7 @@ def _plan(model: _Model, folder: Path, source: Path) -> ModelPlan:
         calibration=path(model.calibration, "calibration"),
         tune_trials=model.tune_trials,
         sparse=model.sparse,
+        skip_up=model.skip_up,
         group_size=model.group_size,
         output=path(model.output, "output"),
     )

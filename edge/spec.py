@@ -112,6 +112,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     calibration: str | None = None  # SHA-256 of the user's calibration file; None is the model's own samples
     tune_trials: int = 0  # tvm: MetaSchedule measurements to spend
     sparse: bool = False  # edge's own kernels, which leave out what squared ReLUs make zero
+    skip_up: float | None = None  # with them, int4: of what live neurons add, the share that skipping up halves is to keep
     seed: int = 0
 
 

@@ -59,7 +59,7 @@ class Lowered:
 
     ``files`` are the bundle's, by name. ``twin``, for machine code that this host cannot run, holds the same files
     compiled for this host; verification uses it. ``quantized`` computes each entry with the quantized graph before
-    lowering (None for a float scheme).
+    lowering (None for a float scheme). ``report`` joins what the family reports of the model.
     """
 
     files: Mapping[str, Path]
@@ -69,6 +69,7 @@ class Lowered:
     kernels: KernelRecord | None = None
     twin: Mapping[str, Path] | None = None
     quantized: Mapping[str, Callable[[Arrays], Arrays]] | None = None
+    report: Mapping[str, float] = field(default_factory=dict)
 
 
 class Lowering(ABC):
@@ -78,6 +79,8 @@ class Lowering(ABC):
     schemes: ClassVar[tuple[Scheme, ...]]
     #: Schemes that edge's own kernels can serve in this runtime, with the bits of their weights.
     kernels: ClassVar[Mapping[Scheme, int]] = {}
+    #: Whether its bundles can skip up halves (``Recipe.skip_up``).
+    skips: ClassVar[bool] = False
 
     @property
     def form(self) -> str:

@@ -28,7 +28,7 @@ from edge.export.executorch_graph import (
 )
 from edge.export.executorch_quantize import Quantized, Shared, quantize, release
 from edge.export.executorch_sparse import packed
-from edge.export.kernel_weights import kernel_weights, packing
+from edge.export.kernel_weights import kernel_weights, packing, skip_report
 from edge.export.payoff import too_large
 from edge.families.base import Arrays
 from edge.manifest import KernelRecord, Notes, RuntimeRecord
@@ -50,6 +50,7 @@ class ExecuTorchLowering(Lowering):
     runtime: ClassVar[str] = "executorch"
     schemes: ClassVar[tuple[Scheme, ...]] = (Scheme.FP32, Scheme.INT8, Scheme.INT8_DYNAMIC, Scheme.INT4)
     kernels: ClassVar[Mapping[Scheme, int]] = {Scheme.INT8: 8, Scheme.INT8_DYNAMIC: 8, Scheme.INT4: 4}
+    skips: ClassVar[bool] = True
 
     def __init__(self) -> None:
         #: Captured programs that ``unsupported`` has partitioned already: ``lower`` takes them out, as it uses them up.
@@ -69,11 +70,13 @@ class ExecuTorchLowering(Lowering):
         _require()
         quantized: dict[str, Quantized] = {}
         sentences: tuple[str, ...] = ()
+        report: dict[str, float] = {}
         if recipe.sparse:
             load_operators()
-            weights, sentences = kernel_weights(captured, self.kernels[recipe.scheme], progress)
+            weights, sentences = kernel_weights(captured, self.kernels[recipe.scheme], recipe.skip_up, progress)
             with packing(captured, weights, progress) as counted:
                 quantized = {item.entry.name: packed(item, counted) for item in captured}
+            report = skip_report(captured, weights)
         elif recipe.scheme is not Scheme.FP32:
             shared: Shared = {}
             quantized = {item.entry.name: quantize(item, recipe, shared, progress) for item in captured}
@@ -118,6 +121,7 @@ class ExecuTorchLowering(Lowering):
             quantized={item.entry.name: _eager(item, quantized[item.entry.name]) for item in captured}
             if quantized
             else None,
+            report=report,
         )
 
     def _partition(self, name: str, program: ExportedProgram, recipe: Recipe) -> ExportedProgram:

@@ -9,7 +9,7 @@ and the manifest says so.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -17,12 +17,14 @@ import numpy as np
 
 from edge.export.base import Captured
 from edge.export.capture import eager
+from edge.export.kept_inputs import kept_inputs
 from edge.export.moments import second_moments
 from edge.progress import Progress
 from edge.runtimes.kernels.rounding import along_inputs, values
+from edge.runtimes.kernels.skipping import Skipping
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from edge.runtimes.kernels.weights import Weights
 
@@ -35,11 +37,36 @@ SAMPLES = 24
 STEP = 1_000_000
 
 
-def kernel_weights(captured: Sequence[Captured], bits: int, progress: Progress) -> tuple[Weights, tuple[str, ...]]:
-    """For all entry points, which share their layers, and sentences for the manifest."""
+def kernel_weights(
+    captured: Sequence[Captured], bits: int, skip_up: float | None, progress: Progress
+) -> tuple[Weights, tuple[str, ...]]:
+    """For all entry points, which share their layers, and sentences for the manifest. ``skip_up`` is the recipe's."""
+    with kept_inputs(_ups(captured) if skip_up is not None else ()) as inputs:
+        moments = second_moments(captured, progress)
+    weights, sentences = _rounding(captured, bits, moments, progress)
+    if skip_up is None:
+        return weights, sentences
+    if not inputs:
+        sentences += ("up halves are skipped without calibration data: what that loses is not known.",)
+    return dataclasses.replace(weights, skipping=Skipping(skip_up, inputs)), sentences
+
+
+def skip_report(captured: Sequence[Captured], weights: Weights) -> dict[str, float]:
+    """What skipping came to, for the manifest's report, once the weights are packed."""
+    return weights.skipping.report(_ups(captured)) if weights.skipping is not None else {}
+
+
+def _ups(captured: Sequence[Captured]) -> tuple[nn.Linear, ...]:
+    form = captured[0].entry.kernels
+    assert form is not None
+    return form.ups
+
+
+def _rounding(
+    captured: Sequence[Captured], bits: int, moments: Mapping[nn.Module, Tensor], progress: Progress
+) -> tuple[Weights, tuple[str, ...]]:
     from edge.runtimes.kernels.weights import Weights
 
-    moments = second_moments(captured, progress)
     if not moments:
         return Weights(bits), (
             "weights are rounded without calibration data: each for itself, to the nearest.",

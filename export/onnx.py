@@ -73,7 +73,7 @@ class OnnxLowering(Lowering):
         warnings: list[str] = []
         ours: dict[str, Packed] = {}
         if recipe.sparse:
-            rounded, about = kernel_weights(captured, self.kernels[recipe.scheme], progress)
+            rounded, about = kernel_weights(captured, self.kernels[recipe.scheme], None, progress)
             warnings.extend(about)
             with packing(captured, rounded, progress) as counted:
                 ours = {one.entry.name: packed(one, counted) for one in captured}

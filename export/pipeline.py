@@ -61,6 +61,7 @@ def export(
     calibration: Path | None = None,
     tune_trials: int = 0,
     sparse: str = "auto",
+    skip_up: str = "off",
     group_size: int = 32,
     allow_mismatch: bool = False,
     output: Path | None = None,
@@ -90,6 +91,7 @@ def export(
         tune_trials = 0
     _check_part(family, model, part, context)
     wanted = _sparse(sparse, lowering, scheme, resolved, group_size)
+    skipping = _skip_up(skip_up, lowering, scheme)
     destination = bundle_path(model, resolved.name, output, part)
     bundles.check_destination(destination)
 
@@ -106,7 +108,10 @@ def export(
         calibration=bundles.sha256_file(calibration) if calibration and calibration.is_file() else None,
         tune_trials=tune_trials,
         sparse=_offers_kernels(model, built, wanted),
+        skip_up=skipping,
     )
+    if skipping is not None and not recipe.sparse:
+        raise UsageError("only edge's own kernels skip up halves: pass --sparse on too, or leave --skip-up out.")
     if scheme not in lowering.schemes and not recipe.sparse:
         raise _lacking(lowering, scheme)
     with tempfile.TemporaryDirectory(prefix="edge-export-") as scratch:
@@ -244,7 +249,7 @@ class _Export:
                 )
                 for item in captured
             ),
-            report=self.model.report,
+            report={**self.model.report, **lowered.report},
             notes=lowered.notes,
             verified_on=f"host twin (not run on {self.target.arch} yet)" if twin else "this host",
         )
@@ -313,7 +318,7 @@ class _Export:
         if self.recipe.scheme is Scheme.FP32 or too_large(captured):
             return None
         self.progress.stage("compare with fp32")
-        recipe = msgspec.structs.replace(self.recipe, scheme=Scheme.FP32, tune_trials=0, sparse=False)
+        recipe = msgspec.structs.replace(self.recipe, scheme=Scheme.FP32, tune_trials=0, sparse=False, skip_up=None)
         float_lowered = self.lower(captured, recipe, "fp32")
         float_session = self.session(float_lowered, self.draft(captured, float_lowered), "fp32")
         sizes = (_bytes(float_lowered), _bytes(lowered))
@@ -351,6 +356,22 @@ def _sparse(asked: str, lowering: Lowering, scheme: Scheme, target: Target, grou
     if lacks and wanted is Sparse.ON:
         raise UsageError(f"edge's kernels cannot serve here ({lacks}): leave --sparse on out, or choose otherwise.")
     return Sparse.OFF if lacks else wanted
+
+
+def _skip_up(asked: str, lowering: Lowering, scheme: Scheme) -> float | None:
+    if asked == "off":
+        return None
+    try:
+        share = float(asked)
+    except ValueError:
+        share = 0.0
+    if not 0.5 <= share < 1:
+        raise UsageError(f"--skip-up cannot be '{asked}': give the share to keep, 0.5 to 0.99999 (0.999, say), or off.")
+    if scheme is not Scheme.INT4:
+        raise UsageError(f"only 4-bit weights come in two halves and this is {scheme.value}: pass --quantize int4, or leave --skip-up out.")
+    if not lowering.skips:
+        raise UsageError(f"{lowering.runtime} cannot skip up halves: pass --runtime executorch or tvm, or leave --skip-up out.")
+    return share
 
 
 def _offers_kernels(name: str, model: Model, wanted: Sparse) -> bool:

@@ -15,7 +15,7 @@ import msgspec
 
 from edge.dependencies import require, version
 from edge.export.base import Artifact, Captured, Lowered, Lowering, UnsupportedOperator
-from edge.export.kernel_weights import kernel_weights, packing
+from edge.export.kernel_weights import kernel_weights, packing, skip_report
 from edge.export.tvm_compile import compile_module, fuse, llvm_target, requirements
 from edge.export.tvm_convert import decompose, missing_operators, to_relax
 from edge.export.tvm_link import export_library
@@ -41,6 +41,7 @@ class TvmLowering(Lowering):
     artifact: ClassVar[str] = LIBRARY
     schemes: ClassVar[tuple[Scheme, ...]] = (Scheme.FP32, Scheme.FP16, Scheme.INT8, Scheme.INT8_DYNAMIC)
     kernels: ClassVar[Mapping[Scheme, int]] = {Scheme.INT8: 8, Scheme.INT8_DYNAMIC: 8, Scheme.INT4: 4}
+    skips: ClassVar[bool] = True
 
     def unsupported(self, captured: Captured, recipe: Recipe) -> list[UnsupportedOperator]:
         _require()
@@ -51,11 +52,13 @@ class TvmLowering(Lowering):
     ) -> Lowered:
         _require()
         sentences: tuple[str, ...] = ()
+        report: dict[str, float] = {}
         quantized: Mapping[str, Quantized | Packed]
         if recipe.sparse:
-            weights, sentences = kernel_weights(captured, self.kernels[recipe.scheme], progress)
+            weights, sentences = kernel_weights(captured, self.kernels[recipe.scheme], recipe.skip_up, progress)
             with packing(captured, weights, progress) as counted:
                 quantized = {item.entry.name: packed(item, counted) for item in captured}
+            report = skip_report(captured, weights)
         else:
             quantized = _quantize(captured, recipe.scheme)
         programs = {
@@ -81,6 +84,7 @@ class TvmLowering(Lowering):
             ),
             twin=twin,
             quantized={name: entry.run for name, entry in quantized.items()} or None,
+            report=report,
         )
 
     def compiled_for(self, target: Target) -> Target:

@@ -127,6 +127,7 @@ def converters() -> Mapping[str, Converter]:
         "reflection_pad2d.default": _pad("reflect"),
         "replication_pad2d.default": _pad("edge"),
         "relu2_mlp.default": tvm_sparse.convert,
+        "relu2_mlp_skip.default": tvm_sparse.convert,
         "rms_norm.default": tvm_sparse.convert,
         "scaled_dot_product_attention.default": _attention,
         "unfold.default": _unfold,

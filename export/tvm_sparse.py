@@ -72,13 +72,19 @@ def _relu2_mlp(node: Node, importer: Any) -> Any:
     return _call(importer, node, "relu2_mlp", (x, up, down), sizes=(hidden, bits))
 
 
+def _relu2_mlp_skip(node: Node, importer: Any) -> Any:
+    *tensors, hidden = node.args
+    return _call(importer, node, "relu2_mlp_skip", tensors, sizes=(hidden,))
+
+
 def _mla(node: Node, importer: Any) -> Any:
     *tensors, heads, nope, rope, value, latent, eps, bits = node.args
     return _call(importer, node, "mla", tensors, sizes=(heads, nope, rope, value, latent, bits), reals=(eps,))
 
 
 _CONVERTERS: dict[str, Callable[[Node, Any], Any]] = {
-    "embed": _embed, "head": _head, "linear": _linear, "mla": _mla, "relu2_mlp": _relu2_mlp, "rms_norm": _rms_norm,
+    "embed": _embed, "head": _head, "linear": _linear, "mla": _mla, "relu2_mlp": _relu2_mlp,
+    "relu2_mlp_skip": _relu2_mlp_skip, "rms_norm": _rms_norm,
 }  # fmt: skip
 
 

@@ -117,6 +117,37 @@ def test_the_whole_mlp(pool: Pool, isa: Kernels, bits: int, width: int, hidden: 
     close(found, middle @ dense(*down), 2e-5)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    width=st.sampled_from([1, 31, 64, 200, 513, 1100]), hidden=st.integers(1, 200), count=st.sampled_from([1, 1, 1, 2, 9, 70]),
+    margin=st.sampled_from([np.inf, 2.0, 0.5, 0.0, -0.5]), seed=seeds,
+)  # fmt: skip
+def test_an_up_half_in_planes_is_exact_for_what_it_keeps(
+    pool: Pool, isa: Kernels, width: int, hidden: int, count: int, margin: float, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    q, scales = isa.quantize(4, random.standard_normal((hidden, width)))
+    down = isa.quantize(4, random.standard_normal((hidden, width)))
+    x = random.standard_normal((count, width)).astype(np.float32)
+    reach = (margin * np.sqrt(1.25 * (scales.astype(np.float64) ** 2).mean(1))).astype(np.float32)
+    coarse, fine = isa.pack_planes(q, scales, reach)
+    for back, given_ in zip(isa.unpack_planes(hidden, width, coarse, fine), (q, scales, reach), strict=True):
+        np.testing.assert_array_equal(back, given_)
+    found, live, read = isa.relu2_mlp_skip(hidden, coarse, fine, isa.pack_neurons(4, *down), x, pool)
+    value = rounded(x) @ dense(q, scales).T
+    if count > 1:  # nothing is left out
+        assert read == count * hidden
+        close(found, np.maximum(value, 0) ** 2 @ dense(*down), 2e-5)
+        return
+    edge = -reach * np.linalg.norm(x)
+    estimate = rounded(x) @ dense((q >> 2) * 4 + 1.5, scales).T
+    slack = 1e-5 * np.abs(value).max()
+    sure, perhaps = estimate[0] >= edge + slack, estimate[0] >= edge - slack
+    assert sure.sum() <= read <= perhaps.sum() and live <= read
+    if (sure == perhaps).all():
+        close(found, np.where(sure, np.maximum(value, 0) ** 2, 0) @ dense(*down), 2e-5)
+
+
 @settings(max_examples=20, deadline=None)
 @given(rows=st.integers(1, 2500), columns=st.integers(1, 150), count=st.sampled_from([1, 1, 3]), seed=seeds)
 def test_a_head_is_finer_where_it_matters(
@@ -211,6 +242,9 @@ def test_not_a_number_stays_one(isa: Kernels, pool: Pool) -> None:
             assert np.isnan(isa.head(64, tiled, tiled, x, pool)[0]).all()
             y, _ = isa.relu2_mlp(4, 64, tiled, neurons, x, pool)
             assert np.isnan(y[0]).all() and np.isfinite(y[1:]).all()
+            planes = isa.pack_planes(q, scales, np.zeros(64, np.float32))
+            y, *_ = isa.relu2_mlp_skip(64, *planes, neurons, x, pool)
+            assert np.isnan(y[0]).all() and np.isfinite(y[1:]).all()
             down, _ = isa.sparse_down(4, 64, neurons, x, pool)
             assert not np.isfinite(down[0]).any() and np.isfinite(down[1:]).all()
     own = random.standard_normal((1, 64)).astype(np.float16)
@@ -264,11 +298,14 @@ def test_the_norm_and_the_probe(library: Kernels, pool: Pool) -> None:
 
 
 def test_refusals(library: Kernels) -> None:
-    assert library.library.edge_kernels_abi_version() == ABI and library.version == "1.2"
+    assert library.library.edge_kernels_abi_version() == ABI and library.version == "1.3"
     q, scales = library.quantize(4, np.ones((16, 32), np.float32))
     packed = library.pack_tiled(4, q, scales)
     with pytest.raises(UsageError, match="288 bytes are no packed 17 x 32"):
         library.matmul(4, 17, packed, np.ones((1, 32), np.float32))
+    coarse, fine = library.pack_planes(q, scales, np.ones(16, np.float32))
+    with pytest.raises(UsageError, match="224 and 2560 bytes are no planes of a 17 x 32 matrix"):
+        library.relu2_mlp_skip(17, coarse, fine, packed, np.ones((1, 32), np.float32))
     for ids in ([16], [-1]):
         with pytest.raises(UsageError, match="refuse these sizes, bits or ids"):
             library.embed(4, 16, 32, packed, np.array(ids))

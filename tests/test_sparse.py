@@ -13,15 +13,18 @@ import numpy as np
 import pytest
 
 from edge import api
+from edge.cli.export_summary import summarise
 from edge.errors import BundleError, UsageError
 from edge.export import kernel_weights
-from edge.export.capture import capture
+from edge.export.capture import call, capture, eager
+from edge.export.kept_inputs import kept_inputs
 from edge.export.pipeline import Exported, export
 from edge.families.base import Source, find
 from edge.families.plm.decoder import session_decoder
 from edge.progress import Progress, ProgressBar
 from edge.runtimes.executorch import ExecuTorchSession, bindings
 from edge.runtimes.kernels.binding import ABI
+from edge.runtimes.kernels.skipping import Skipping
 from edge.runtimes.kernels.weights import Weights
 from edge.spec import Sparse
 
@@ -180,6 +183,64 @@ def test_the_digits_are_read_as_well(tmp_path: Path) -> None:
 def test_small_models_do_without_unless_told(tmp_path: Path) -> None:
     made = export("relu2-mlp", target="cpu", runtime="executorch", quantize="int4", output=tmp_path)
     assert made.bundle.manifest.kernels is None and not made.bundle.manifest.recipe.sparse
+
+
+def test_digits_whose_up_halves_are_skipped(tmp_path: Path) -> None:
+    """The margin is found on the calibration digits; a batch of one is what skips."""
+    made = export(
+        "relu2-mlp", target="cpu", runtime="executorch", quantize="int4", sparse="on", skip_up="0.999", output=tmp_path
+    )
+    manifest = made.bundle.manifest
+    assert manifest.recipe.skip_up == 0.999 and manifest.kernels is not None and manifest.kernels.version == "1.3"
+    (accuracy,) = manifest.metrics
+    assert accuracy.bundle >= accuracy.eager - 0.01
+    (record,) = manifest.notes.delegation
+    assert record.portable["edge.relu2_mlp_skip.default"] == 2 and "edge.relu2_mlp.default" not in record.portable
+    for layer in range(2):
+        found = {name: manifest.report[f"skip/layer{layer}/{name}"] for name in ("margin", "kept", "read", "live")}
+        assert 0.999 <= found["kept"] < 1 and found["live"] * 0.5 < found["read"] < 1
+    row = summarise(made, tmp_path)
+    assert row.skip["layers"] == 2 and 0.999 <= row.skip["kept"] < 1
+
+
+def test_a_decoded_token_of_plm_skips_and_a_chunk_does_not() -> None:
+    family = find("plm")[0]
+    model = family.load("plm", None, Source(runtime="executorch", sparse=Sparse.ON))
+    entries = {entry.name: entry for entry in model.entries}
+    ups = entries["decode"].kernels.ups  # type: ignore[union-attr]
+    found: dict[str, list[np.ndarray]] = {name: [] for name in entries}
+    with kept_inputs(ups) as inputs:
+        exact = {name: eager(entry, entry.samples[0]) for name, entry in entries.items()}
+    for skipping in (None, Skipping(0.5, inputs), Skipping(0.9999, inputs)):
+        weights = Weights(4, skipping=skipping)
+        for name, entry in entries.items():
+            assert entry.kernels is not None
+            found[name].append(call(entry.kernels.build(weights).eval(), entry, entry.samples[0])["rows"])
+        for layer in ups if skipping is not None else ():
+            assert skipping is not None and skipping.found[layer].kept == pytest.approx(skipping.share, abs=0.05)
+            assert skipping.share > 0.9 or skipping.found[layer].read < skipping.found[layer].live  # type: ignore[operator]
+    for name in ("prefill", "read"):
+        for each in found[name][1:]:
+            np.testing.assert_array_equal(each, found[name][0])
+    plain, half, nearly = found["decode"]
+    scale = np.abs(exact["decode"]["rows"].astype(np.float32)).max()
+    assert 0 < np.abs(nearly - plain).max() < 0.02 * scale < np.abs(half - plain).max()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sparse": "on", "quantize": "int4", "skip_up": "1"}, "--skip-up cannot be '1': give the share to keep"),
+        ({"sparse": "on", "quantize": "int4", "skip_up": "some"}, "--skip-up cannot be 'some'"),
+        ({"sparse": "on", "quantize": "int8-dynamic", "skip_up": "0.99"}, "only 4-bit weights come in two halves and this is int8-dynamic"),
+        ({"runtime": "onnx", "sparse": "on", "quantize": "int4", "skip_up": "0.99"}, "onnx cannot skip up halves"),
+        ({"sparse": "off", "quantize": "int4", "skip_up": "0.99"}, "only edge's own kernels skip up halves: pass --sparse on"),
+    ],
+)
+def test_what_cannot_be_skipped_is_refused(tmp_path: Path, options: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        export("relu2-mlp", target="cpu", output=tmp_path, **{"runtime": "executorch", **options})
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ from edge.runtimes.kernels.binding import ABI
 
 @pytest.mark.parametrize("scheme", ["int4", "int8-dynamic"])
 def test_digits_in_a_module_of_its_own(tmp_path: Path, scheme: str) -> None:
-    made = export("relu2-mlp", target="cpu", runtime="tvm", quantize=scheme, sparse="on", output=tmp_path)
+    skip = "0.999" if scheme == "int4" else "off"  # the operator without it is in the test below
+    made = export("relu2-mlp", target="cpu", runtime="tvm", quantize=scheme, sparse="on", skip_up=skip, output=tmp_path)
     manifest = made.bundle.manifest
     assert manifest.kernels is not None and manifest.kernels.abi == ABI and manifest.recipe.sparse
     (accuracy,) = manifest.metrics

@@ -60,6 +60,10 @@ def export(
         str | None,
         typer.Option("--sparse", metavar="auto|on|off", help="edge's own kernels, which skip what squared ReLUs make zero."),
     ] = None,
+    skip_up: Annotated[
+        str | None,
+        typer.Option("--skip-up", metavar="SHARE|off", help="int4, own kernels: skip low bits of up weights, keep this share (0.999)."),
+    ] = None,
     group_size: Annotated[
         int | None, typer.Option("--group-size", metavar="N", min=1, help="int4: weights that share a scale (32).")
     ] = None,
@@ -100,6 +104,7 @@ def export(
         context=context,
         tune_trials=tune_trials,
         sparse=sparse,
+        skip_up=skip_up,
         group_size=group_size,
         output=output,
     )
@@ -137,6 +142,7 @@ class Flags:
     context: int | None = None
     tune_trials: int | None = None
     sparse: str | None = None
+    skip_up: str | None = None
     group_size: int | None = None
     output: Path | None = None
 
@@ -234,6 +240,7 @@ def _export(plan: ModelPlan, job: Job, allow_mismatch: bool, progress: TerminalP
             context=plan.context,
             tune_trials=plan.tune_trials,
             sparse=plan.sparse,
+            skip_up=plan.skip_up,
             group_size=plan.group_size,
             allow_mismatch=allow_mismatch,
             output=plan.output or here,

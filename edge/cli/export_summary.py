@@ -37,6 +37,7 @@ class ExportRow:
     cache_bytes: int | None = None
     planned_bytes: Mapping[str, int] = field(default_factory=dict)  # by entry point, where the runtime plans it
     verified_on: str | None = None
+    skip: Mapping[str, float] = field(default_factory=dict)  # means over the layers whose up halves are skipped
     left_out: tuple[str, ...] = ()  # what is not done for a model of this size
     warnings: tuple[str, ...] = ()
 
@@ -68,6 +69,7 @@ def summarise(exported: Exported, here: Path) -> ExportRow:
         cache_bytes=_whole(manifest.report.get("cache_bytes")),
         planned_bytes=manifest.notes.planned_bytes,
         verified_on=manifest.verified_on,
+        skip=_skip(manifest.report),
         left_out=exported.left_out,
         warnings=exported.warnings,
     )
@@ -99,6 +101,8 @@ def print_summary(rows: Sequence[ExportRow]) -> None:
     for row in made:
         if memory := _memory(row):
             print(f"{row.model}: {memory}.")
+        if row.skip:
+            print(f"{row.model}: {_skipped(row.skip)}.")
         for sentence in row.left_out:
             print(f"{row.model}: {sentence}")
     for row in rows:
@@ -108,6 +112,27 @@ def print_summary(rows: Sequence[ExportRow]) -> None:
 
 def _whole(value: float | None) -> int | None:
     return None if value is None else int(value)
+
+
+def _skip(report: Mapping[str, float]) -> dict[str, float]:
+    """{"layers": 4, "margin": 1.1, "kept": 0.999, ...} of a manifest's report."""
+    found: dict[str, list[float]] = {}
+    for key, value in report.items():
+        if key.startswith("skip/"):
+            found.setdefault(key.rpartition("/")[2], []).append(value)
+    if not found:
+        return {}
+    return {"layers": len(found["margin"]), **{name: sum(values) / len(values) for name, values in found.items()}}
+
+
+def _skipped(skip: Mapping[str, float]) -> str:
+    what = f"of a decoded token the up halves of {skip['layers']:.0f} layers are skipped, by a margin of {skip['margin']:.2f}"
+    if "kept" not in skip:
+        return what
+    return (
+        f"{what}: on the calibration data {skip['read']:.1%} of the neurons were read whole, {skip['live']:.1%} were live, and "
+        f"{skip['kept']:.2%} of what those add was kept"
+    )
 
 
 def _memory(row: ExportRow) -> str:

@@ -43,11 +43,13 @@ class KernelForm:
     """A module's form for edge's own kernels (see ``edge.runtimes.kernels.torch_ops``).
 
     ``build`` makes it from how its weights are to be rounded. ``units`` are the linear layers of the entry's module, those
-    together that have the same bits; layers that are in none keep bits of their own. The first output is logits.
+    together that have the same bits; layers that are in none keep bits of their own. The first output is logits. ``ups`` are the up
+    projections before squared ReLUs, which can be skipped (``Weights.up``).
     """
 
     build: Callable[[Weights], nn.Module]
     units: tuple[tuple[nn.Linear, ...], ...]
+    ups: tuple[nn.Linear, ...] = ()
 
 
 @dataclass(frozen=True)

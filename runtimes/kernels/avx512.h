@@ -177,3 +177,21 @@ INLINE void tiles(int bits, const uint8_t *w, size_t bytes, const activations *x
   }
   for (int i = 0; i < SIDE; i++) _mm512_storeu_ps(out + TILE * i, sums[i]);
 }
+
+/* Values are not shifted down to their lane's lowest bits but their sums up, four of them together. */
+INLINE i16 block(const uint8_t *w, const int8_t *q, const int apart, i16 init) {
+  __m512i sums[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), (__m512i)init};
+#pragma GCC unroll 2
+  for (int v = 0; v < 2; v++) {
+    const __m512i all = _mm512_loadu_si512(w + 64 * v);
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++) {
+      const int quad = v + 2 * k;
+      const __m512i other = apart ? _mm512_loadu_si512(q + 64 * quad) : four(q + 4 * quad);
+      sums[k] = _mm512_dpbusd_epi32(sums[k], _mm512_and_si512(all, _mm512_set1_epi8((char)(3 << 2 * k))), other);
+    }
+  }
+  const __m512i low = _mm512_add_epi32(_mm512_slli_epi32(sums[0], 6), _mm512_slli_epi32(sums[1], 4));
+  return (i16)_mm512_add_epi32(low, _mm512_add_epi32(_mm512_slli_epi32(sums[2], 2), sums[3]));
+}
+#include "planes.h"

@@ -66,7 +66,7 @@ class Kernels:
         library.edge_kernels_isa.restype = c_char_p
         for name, arguments in _SIGNATURES.items():
             getattr(library, name).argtypes = arguments
-        for name in ("edge_tiled_bytes", "edge_neurons_bytes"):
+        for name in ("edge_tiled_bytes", "edge_neurons_bytes", "edge_coarse_bytes", "edge_fine_bytes"):
             getattr(library, name).restype = c_size_t
         library.edge_pool_create.restype = c_void_p
         library.edge_read.restype = c_uint64
@@ -172,6 +172,47 @@ class Kernels:
         )
         return y, live.value
 
+    def relu2_mlp_skip(
+        self, hidden: int, coarse: np.ndarray, fine: np.ndarray, down: np.ndarray, x: np.ndarray, pool: Pool | None = None
+    ) -> tuple[np.ndarray, int, int]:
+        """As ``relu2_mlp`` with bits 4 and an up half in planes; also of how many neurons the fine plane was read."""
+        x = _floats(x)
+        y, live, read = np.empty_like(x), c_uint64(), c_uint64()
+        tokens, width = x.shape
+        self._planes(hidden, width, coarse, fine)
+        self._bytes("neurons", 4, hidden, width, down)
+        self._check(
+            self.library.edge_relu2_mlp_skip(
+                _handle(pool), 4, width, hidden, _at(coarse), _at(fine), _at(down), tokens, _at(x), _at(y), byref(live),
+                byref(read),
+            )
+        )  # fmt: skip
+        return y, live.value, read.value
+
+    def pack_planes(self, q: np.ndarray, scales: np.ndarray, reach: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The plain form of 4 bits, and each row's reach, as a coarse and a fine plane."""
+        rows, columns = q.shape
+        coarse = np.empty(self.library.edge_coarse_bytes(rows, columns), np.uint8)
+        fine = np.empty(self.library.edge_fine_bytes(rows, columns), np.uint8)
+        self._check(
+            self.library.edge_pack_planes(
+                rows, columns, _at(np.ascontiguousarray(q, np.int8)), _at(_halves(scales)), _at(_floats(reach)), _at(coarse),
+                _at(fine),
+            )
+        )  # fmt: skip
+        return coarse, fine
+
+    def unpack_planes(
+        self, rows: int, columns: int, coarse: np.ndarray, fine: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        self._planes(rows, columns, coarse, fine)
+        q, scales = np.empty((rows, columns), np.int8), np.empty((rows, -(-columns // GROUP)), np.float16)
+        reach = np.empty(rows, np.float32)
+        self._check(
+            self.library.edge_unpack_planes(rows, columns, _at(coarse), _at(fine), _at(q), _at(scales), _at(reach))
+        )
+        return q, scales, reach
+
     def sparse_down(
         self, bits: int, width: int, down: np.ndarray, activations: np.ndarray, pool: Pool | None = None
     ) -> tuple[np.ndarray, int]:
@@ -272,6 +313,14 @@ class Kernels:
                 f"{packed.size} bytes are no packed {rows} x {columns} matrix of {bits} bits, which takes {needed}."
             )
 
+    def _planes(self, rows: int, columns: int, coarse: np.ndarray, fine: np.ndarray) -> None:
+        needed = self.library.edge_coarse_bytes(rows, columns), self.library.edge_fine_bytes(rows, columns)
+        if (coarse.size, fine.size) != needed or {coarse.dtype, fine.dtype} != {np.dtype(np.uint8)}:
+            raise UsageError(
+                f"{coarse.size} and {fine.size} bytes are no planes of a {rows} x {columns} matrix, which takes {needed[0]} "
+                f"and {needed[1]}."
+            )
+
     def _check(self, status: int) -> None:
         if status:
             raise UsageError(
@@ -299,6 +348,11 @@ _SIGNATURES: dict[str, list[object]] = {
     "edge_rms_norm": [_N, _N, _P, c_float, _P, _P],
     "edge_relu2_mlp": [_P, c_int, _N, _N, _P, _P, _N, _P, _P, POINTER(c_uint64)],
     "edge_sparse_down": [_P, c_int, _N, _N, _P, _N, _P, _P, POINTER(c_uint64)],
+    "edge_relu2_mlp_skip": [_P, c_int, _N, _N, _P, _P, _P, _N, _P, _P, POINTER(c_uint64), POINTER(c_uint64)],
+    "edge_coarse_bytes": [_N, _N],
+    "edge_fine_bytes": [_N, _N],
+    "edge_pack_planes": [_N, _N, _P, _P, _P, _P, _P],
+    "edge_unpack_planes": [_N, _N, _P, _P, _P, _P, _P],
     "edge_read": [_P, _P, _N],
     "edge_mla": [_P, _N, _N, _N, _N, _P, _N, _P, _P, _P],
     "edge_mla_layer": [_P, POINTER(_Shape), c_int, _P, _P, _N, _P, _P, _P, c_float, _N, _P, _P, _P],

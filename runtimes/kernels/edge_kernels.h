@@ -4,6 +4,7 @@
  * Matrices are symmetric: value = scale * q in groups of 32, a float16 scale each; q is -8..7 (bits 4) or -127..127 (bits 8).
  *   tiled    [rows outputs][columns inputs], groups along the inputs, 16 rows interleaved (see format.h): edge_matmul
  *   neurons  [hidden][width outputs], groups along the outputs, a neuron's weights side by side: the down half of an MLP
+ *   planes   a 4-bit matrix like a tiled one, its high two bits and its low two bits apart: an up half that can be skipped
  *
  * Buffers may have any alignment, and none is kept after a call. Functions that can fail return 0, or EDGE_* below; all may
  * be called from several threads at once. Activations into products are quantized to int8 in groups of 32, each with
@@ -19,7 +20,7 @@ extern "C" {
 #endif
 
 #define EDGE_KERNELS_ABI 1
-#define EDGE_KERNELS_VERSION "1.2"
+#define EDGE_KERNELS_VERSION "1.3"
 
 #define EDGE_BAD_ARGUMENT 1 /* bits that are neither 4 nor 8, a size of zero, an unknown instruction set */
 #define EDGE_NO_MEMORY 2
@@ -90,6 +91,21 @@ EDGE_API int edge_relu2_mlp(const edge_pool *pool, int bits, size_t width, size_
 /* Its second half alone: activations [tokens][hidden], taken as they are. */
 EDGE_API int edge_sparse_down(const edge_pool *pool, int bits, size_t width, size_t hidden, const void *down, size_t tokens,
                               const float *activations, float *y, uint64_t *live);
+
+/* The same with an up half in planes, of bits 4. Of a single token the coarse plane is read and says what a neuron comes to if its
+ * low bits are what they are on average; one that comes to less than -reach * |x| (the Euclidean norm) is taken as zero, of the
+ * others the fine plane is read as well, and they come to what they do in edge_relu2_mlp. A reach of infinity leaves out nothing.
+ * Of several tokens both are read whole. `read`, unless NULL, gets of how many neurons the fine plane was read, in all. */
+EDGE_API int edge_relu2_mlp_skip(const edge_pool *pool, int bits, size_t width, size_t hidden, const void *coarse,
+                                 const void *fine, const void *down, size_t tokens, const float *x, float *y, uint64_t *live,
+                                 uint64_t *read);
+EDGE_API size_t edge_coarse_bytes(size_t rows, size_t columns);
+EDGE_API size_t edge_fine_bytes(size_t rows, size_t columns);
+/* The plain form of 4 bits to planes and back, with each row's reach [rows]. */
+EDGE_API int edge_pack_planes(size_t rows, size_t columns, const int8_t *q, const uint16_t *scales, const float *reach,
+                              void *coarse, void *fine);
+EDGE_API int edge_unpack_planes(size_t rows, size_t columns, const void *coarse, const void *fine, int8_t *q, uint16_t *scales,
+                                float *reach);
 
 /* Absorbed latent attention (DeepSeek-AI, arXiv 2405.04434, section 2.1). Token t sees cache rows below `position` and rows
  * 0..t of its own chunk, all [latent + rope] float16: latent, then the rotated key that all heads share. Queries are

@@ -10,6 +10,11 @@
  * Neurons: each is its float16 scales, a group of 32 outputs each, then its weights; width is filled up to 128 outputs.
  *   bits 4: 64 bytes for 128 outputs; of 32-bit lane i, nibble n is output 16n + i, in two's complement
  *   bits 8: the outputs in order
+ *
+ * Planes: a 4-bit matrix in two, q + 8 = 4 * high + low. Both are made of blocks of 32 values of 16 lanes, quads as above: byte 4 * lane + k
+ * of vector v of two holds quads v, v + 2, v + 4 and v + 6 from its lowest bits up, then 16 float16 scales. So 160 bytes.
+ *   coarse   the high halves, in tiles: a lane is a row, a block a group of its columns; then 16 float32, each row's reach
+ *   fine     the low halves, row by row: a lane is a group of columns, a block 16 of them, filled up with zeros
  */
 #ifndef EDGE_FORMAT_H
 #define EDGE_FORMAT_H
@@ -30,6 +35,9 @@ static inline size_t neuron_bytes(int bits, size_t width) {
   const size_t padded = up_to(width, STRIP);
   return padded / 8 * (size_t)bits + padded / GROUP * 2;
 }
+#define PLANE_BLOCK 160 /* bytes of a plane's block */
+static inline size_t coarse_tile_bytes(size_t groups) { return groups * PLANE_BLOCK + TILE * sizeof(float); }
+static inline size_t fine_row_bytes(size_t groups) { return up_to(groups, TILE) / TILE * PLANE_BLOCK; }
 static inline size_t neuron_scales_bytes(size_t width) { return up_to(width, STRIP) / GROUP * 2; }
 
 /* Quantized activations: [tokens][groups * 32] bytes, and for each group its scale and -offset * sum(q), which takes out
@@ -72,10 +80,25 @@ typedef struct instruction_set {
   /* Attention of `tokens` queries to the same `count` rows: see attend.h. */
   void (*attend)(const attention *shape, size_t count, const uint16_t *rows, size_t tokens, const float *turned, float *scratch,
                  float *state);
+  /* One token and a matrix in planes, `x` quantized with an offset of 1. Tiles first..last of the coarse one, a low half taken as
+   * 1.5: y [rows]. */
+  void (*coarse)(size_t first, size_t last, size_t rows, const uint8_t *packed, const activations *x, float *y);
+  /* How many of those tiles it takes at once. */
+  size_t (*coarse_step)(void);
+  /* What the fine one adds to y at `count` rows; `x` turned, see skip.c. */
+  void (*fine)(const uint8_t *packed, size_t count, const uint32_t *rows, const activations *x, float *y);
 } instruction_set;
 
 extern const instruction_set edge_portable, edge_avx2, edge_avx512vnni, edge_amx, edge_neon, edge_dotprod;
 const instruction_set *edge_isa(void);
+
+/* edge_matmul of at most 64 tokens by a matrix in planes: tiles are put together on the way. */
+int edge_matmul_planes(const edge_pool *pool, size_t rows, size_t columns, const uint8_t *coarse, const uint8_t *fine, size_t tokens,
+                       const float *x, float *y);
+/* The down half for one token: y [width] from its live neurons. */
+int edge_down_live(const edge_pool *pool, int bits, size_t width, const uint8_t *down, const live_neuron *live, size_t count, float *y);
+/* Of a matrix in planes, one tile of `valid` rows in the tiled form. */
+void edge_merge_tile(size_t groups, size_t valid, const uint8_t *coarse, const uint8_t *fine, uint8_t *tile);
 
 /* Threads. */
 void edge_parallel(const edge_pool *pool, size_t count, edge_task task, void *context);

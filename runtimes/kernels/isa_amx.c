@@ -174,5 +174,5 @@ static void product8(size_t first, size_t last, size_t rows, const uint8_t *pack
 #include "amx_attend.h"
 
 const instruction_set edge_amx = {"amx",   usable,  quantize, product4, product8, down4, down8,
-                                  EXPAND4, expand8, gather,   attend_amx};
+                                  EXPAND4, expand8, gather,   attend_amx, coarse, coarse_step, fine};
 #endif

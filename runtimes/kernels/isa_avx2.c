@@ -84,6 +84,26 @@ INLINE void tile8(const uint8_t *packed, const activations *x, size_t token, con
   }
 }
 
+INLINE i16 block(const uint8_t *w, const int8_t *q, const int apart, i16 init) {
+  const __m256i three = _mm256_set1_epi8(3), ones = _mm256_set1_epi16(1);
+  union {
+    __m256i half[2];
+    i16 all;
+  } sums = {.all = init};
+  for (int half = 0; half < 2; half++) {
+    __m256i pairs = _mm256_setzero_si256(); /* at most 3 * 127 * 2 each, 6096 in all */
+    for (int quad = 0; quad < 8; quad++) {
+      const __m256i all = _mm256_loadu_si256((const __m256i *)(w + 64 * (quad % 2) + 32 * half));
+      const __m256i values = _mm256_and_si256(_mm256_srli_epi16(all, quad / 2 * 2), three);
+      const __m256i other = apart ? _mm256_loadu_si256((const __m256i *)(q + 64 * quad + 32 * half)) : four(q + 4 * quad);
+      pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(values, other));
+    }
+    sums.half[half] = _mm256_add_epi32(sums.half[half], _mm256_slli_epi32(_mm256_madd_epi16(pairs, ones), 6));
+  }
+  return sums.all;
+}
+
+#include "planes.h"
 #include "product.h"
 INSTRUCTION_SET(edge_avx2, "avx2")
 #endif

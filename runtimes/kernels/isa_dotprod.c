@@ -62,6 +62,25 @@ INLINE void tile8(const uint8_t *w, const activations *x, size_t token, const in
   tile(8, w, x, token, n, out);
 }
 
+INLINE i16 block(const uint8_t *w, const int8_t *q, const int apart, i16 init) {
+  union {
+    int32x4_t quarter[4];
+    i16 all;
+  } sums = {.all = init};
+  for (int quarter = 0; quarter < 4; quarter++) {
+    int32x4_t dot = vdupq_n_s32(0);
+#pragma GCC unroll 8
+    for (int quad = 0; quad < 8; quad++) {
+      const int8x16_t values = two_bits(w + 64 * (quad % 2) + 16 * quarter, quad / 2 * 2);
+      const int8_t *other = apart ? q + 64 * quad + 16 * quarter : q + 4 * quad;
+      dot = vdotq_s32(dot, values, apart ? vld1q_s8(other) : vcombine_s8(four(other), four(other)));
+    }
+    sums.quarter[quarter] = vaddq_s32(sums.quarter[quarter], vshlq_n_s32(dot, 6));
+  }
+  return sums.all;
+}
+
+#include "planes.h"
 #include "product.h"
 INSTRUCTION_SET(edge_dotprod, "dotprod")
 #endif

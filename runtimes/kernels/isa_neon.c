@@ -60,6 +60,27 @@ INLINE void tile8(const uint8_t *w, const activations *x, size_t token, const in
   }
 }
 
+INLINE i16 block(const uint8_t *w, const int8_t *q, const int apart, i16 init) {
+  union {
+    int32x4_t quarter[4];
+    i16 all;
+  } sums = {.all = init};
+  for (int quarter = 0; quarter < 4; quarter++) {
+    int16x8_t low = vdupq_n_s16(0), high = vdupq_n_s16(0); /* at most 8 * 3 * 127 */
+#pragma GCC unroll 8
+    for (int quad = 0; quad < 8; quad++) {
+      const int8x16_t values = two_bits(w + 64 * (quad % 2) + 16 * quarter, quad / 2 * 2);
+      const int8_t *other = apart ? q + 64 * quad + 16 * quarter : q + 4 * quad;
+      low = vmlal_s8(low, vget_low_s8(values), apart ? vld1_s8(other) : four(other));
+      high = vmlal_s8(high, vget_high_s8(values), apart ? vld1_s8(other + 8) : four(other));
+    }
+    const int32x4_t dot = vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high));
+    sums.quarter[quarter] = vaddq_s32(sums.quarter[quarter], vshlq_n_s32(dot, 6));
+  }
+  return sums.all;
+}
+
+#include "planes.h"
 #include "product.h"
 INSTRUCTION_SET(edge_neon, "neon")
 #endif

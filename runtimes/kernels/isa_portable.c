@@ -49,5 +49,13 @@ INLINE void tile8(const uint8_t *w, const activations *x, size_t token, const in
   tile(8, w, x, token, n, out);
 }
 
+INLINE i16 block(const uint8_t *w, const int8_t *q, const int apart, i16 init) {
+  for (int quad = 0; quad < 8; quad++)
+    for (int at = 0; at < 4 * TILE; at++)
+      init[at / 4] += 64 * (w[64 * (quad % 2) + at] >> quad / 2 * 2 & 3) * q[apart ? 64 * quad + at : 4 * quad + at % 4];
+  return init;
+}
+
+#include "planes.h"
 #include "product.h"
 INSTRUCTION_SET(edge_portable, "portable")

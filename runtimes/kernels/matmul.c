@@ -10,7 +10,7 @@ typedef struct product {
   const instruction_set *isa;
   int bits;
   size_t blocks, rows, columns, tiles, chunks;
-  const uint8_t *packed;
+  const uint8_t *packed, *fine; /* with `fine` the two are planes */
   size_t tokens;
   const float *x;
   float *y;
@@ -26,11 +26,31 @@ static void quantize_token(void *context, size_t index) {
   job->isa->quantize(job->columns, job->x + index * job->columns, job->bits == 4 ? 8 : 128, token, &job->acts[block]);
 }
 
+/* Tile by tile: there are several tokens, for which putting one together is little work. */
+static void multiply_planes(const product *job, size_t first, size_t last) {
+  const size_t groups = job->acts->groups;
+  uint8_t *whole = edge_scratch(SCRATCH_TASK, groups * tile_group_bytes(4));
+  for (size_t tile = first; tile < last; tile++) {
+    const size_t done = tile * TILE, valid = job->rows - done < TILE ? job->rows - done : TILE;
+    if (!whole) {
+      for (size_t token = 0; token < job->tokens; token++)
+        for (size_t i = 0; i < valid; i++) job->y[token * job->rows + done + i] = NAN;
+      continue;
+    }
+    edge_merge_tile(groups, valid, job->packed + tile * coarse_tile_bytes(groups), job->fine + done * fine_row_bytes(groups), whole);
+    job->isa->product4(0, 1, valid, whole, job->tokens, job->acts, job->y + done, job->rows);
+  }
+}
+
 static void multiply(void *context, size_t index) {
   const product *job = context;
   const size_t block = index / job->chunks, chunk = index % job->chunks;
   const size_t first = job->tiles * chunk / job->chunks, last = job->tiles * (chunk + 1) / job->chunks;
   const size_t groups = job->acts[block].groups;
+  if (job->fine) {
+    multiply_planes(job, first, last);
+    return;
+  }
   const uint8_t *packed = job->packed + block * job->tiles * groups * tile_group_bytes(job->bits);
   if (job->alone) quantize_token(context, block);
   (job->bits == 4 ? job->isa->product4 : job->isa->product8)(first, last, job->rows, packed, job->tokens, &job->acts[block],
@@ -38,8 +58,8 @@ static void multiply(void *context, size_t index) {
   if (job->then) job->then(job->context, index, first * TILE, last * TILE < job->rows ? last * TILE : job->rows);
 }
 
-static int multiply_blocks(const edge_pool *pool, size_t blocks, int bits, size_t rows, size_t columns, const void *packed,
-                           size_t tokens, const float *x, float *y, rows_task then, void *context) {
+static int multiply_blocks(const edge_pool *pool, size_t blocks, int bits, size_t rows, size_t columns, const uint8_t *packed,
+                           const uint8_t *fine, size_t tokens, const float *x, float *y, rows_task then, void *context) {
   const size_t groups = up_to(columns, GROUP) / GROUP, padded = up_to(tokens * groups * GROUP, 64);
   const size_t part = up_to(tokens * groups * sizeof(float), 64);
   const size_t each = padded + 2 * part, head = up_to(blocks * sizeof(activations), 64);
@@ -50,7 +70,8 @@ static int multiply_blocks(const edge_pool *pool, size_t blocks, int bits, size_
     uint8_t *at = memory + head + block * each;
     acts[block] = (activations){groups, (int8_t *)at, (float *)(at + padded), (int32_t *)(at + padded + part)};
   }
-  product job = {edge_isa(), bits, blocks, rows, columns, up_to(rows, TILE) / TILE, 1, packed, tokens, x, y, acts, 0, then, context};
+  product job = {edge_isa(), bits, blocks, rows, columns, up_to(rows, TILE) / TILE, 1, packed, fine, tokens, x, y, acts, 0, then,
+                 context};
   const size_t wanted = edge_threads(pool) * PRODUCT_TASKS;
   job.chunks = wanted <= blocks ? 1 : (wanted + blocks - 1) / blocks;
   if (job.chunks > job.tiles) job.chunks = job.tiles;
@@ -67,15 +88,21 @@ int edge_matmul_blocks(const edge_pool *pool, size_t blocks, int bits, size_t ro
   int status = 0;
   for (size_t done = 0; done < tokens && !status; done += MOST_TOKENS) {
     const size_t n = tokens - done < MOST_TOKENS ? tokens - done : MOST_TOKENS;
-    status = multiply_blocks(pool, blocks, bits, rows, columns, packed, n, x + done * blocks * columns, y + done * blocks * rows, NULL, NULL);
+    status = multiply_blocks(pool, blocks, bits, rows, columns, packed, NULL, n, x + done * blocks * columns, y + done * blocks * rows,
+                             NULL, NULL);
   }
   return status;
+}
+
+int edge_matmul_planes(const edge_pool *pool, size_t rows, size_t columns, const uint8_t *coarse, const uint8_t *fine, size_t tokens,
+                       const float *x, float *y) {
+  return multiply_blocks(pool, 1, 4, rows, columns, coarse, fine, tokens, x, y, NULL, NULL);
 }
 
 int edge_matmul_then(const edge_pool *pool, int bits, size_t rows, size_t columns, const void *packed, const float *x, float *y,
                      rows_task then, void *context) {
   if ((bits != 4 && bits != 8) || !rows || !columns) return EDGE_BAD_ARGUMENT;
-  return multiply_blocks(pool, 1, bits, rows, columns, packed, 1, x, y, then, context);
+  return multiply_blocks(pool, 1, bits, rows, columns, packed, NULL, 1, x, y, then, context);
 }
 
 int edge_matmul(const edge_pool *pool, int bits, size_t rows, size_t columns, const void *packed, size_t tokens, const float *x,

@@ -140,6 +140,14 @@ int edge_sparse_down(const edge_pool *pool, int bits, size_t width, size_t hidde
   return 0;
 }
 
+int edge_down_live(const edge_pool *pool, int bits, size_t width, const uint8_t *down, const live_neuron *live, size_t count, float *y) {
+  float *partial = edge_scratch(SCRATCH_MLP, edge_threads(pool) * (up_to(width, STRIP) + coefficients_of(width)) * sizeof(float));
+  if (!partial) return EDGE_NO_MEMORY;
+  down_job job = {edge_isa(), bits, width, 0, 1, 1, down, live, &count, NULL, partial, y};
+  down_one(pool, &job);
+  return 0;
+}
+
 /* One token: whoever has computed some neurons squares them, and lists the live ones, before the next begin. */
 typedef struct one_job {
   const float *middle;

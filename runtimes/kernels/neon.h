@@ -29,3 +29,8 @@ INLINE int8x8_t four(const int8_t *q) {
   memcpy(&bits, q, 4);
   return vreinterpret_s8_s32(vdup_n_s32(bits));
 }
+
+/* 16 values of two bits, from a shift that is 0, 2, 4 or 6. */
+INLINE int8x16_t two_bits(const uint8_t *w, int shift) {
+  return vreinterpretq_s8_u8(vandq_u8(vshlq_u8(vld1q_u8(w), vdupq_n_s8((int8_t)-shift)), vdupq_n_u8(3)));
+}

@@ -48,4 +48,4 @@ static void product8(size_t first, size_t last, size_t rows, const uint8_t *pack
 #endif
 #define INSTRUCTION_SET(name, string)                                                                                   \
   const instruction_set name = {string, usable,  quantize, product4, product8, down4, down8,                           \
-                                EXPAND4, expand8, gather,   attend};
+                                EXPAND4, expand8, gather,   attend,   coarse,   coarse_step, fine};

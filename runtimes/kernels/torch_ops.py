@@ -26,6 +26,7 @@ _SCHEMAS = {
     "head": ("Tensor x, Tensor coarse, Tensor fine, int rows", 1),
     "rms_norm": ("Tensor x, float eps", 1),
     "relu2_mlp": ("Tensor x, Tensor up, Tensor down, int hidden, int bits", 1),
+    "relu2_mlp_skip": ("Tensor x, Tensor coarse, Tensor fine, Tensor down, int hidden", 1),
     "mla": (_MLA, 2),
 }
 LIBRARY: Any = torch.library.Library("edge", "DEF")  # type: ignore[no-untyped-call]
@@ -61,6 +62,11 @@ def _rms_norm(x: Tensor, eps: float) -> Tensor:
 
 def _relu2_mlp(x: Tensor, up: Tensor, down: Tensor, hidden: int, bits: int) -> Tensor:
     return torch.from_numpy(kernels.load().relu2_mlp(bits, hidden, up.numpy(), down.numpy(), x.numpy(), _pool())[0])
+
+
+def _relu2_mlp_skip(x: Tensor, coarse: Tensor, fine: Tensor, down: Tensor, hidden: int) -> Tensor:
+    planes = coarse.numpy(), fine.numpy()
+    return torch.from_numpy(kernels.load().relu2_mlp_skip(hidden, *planes, down.numpy(), x.numpy(), _pool())[0])
 
 
 def _mla(
@@ -105,7 +111,15 @@ for _name, _real, _fake in (
     ("head", _head, _head_shape),
     ("rms_norm", _rms_norm, _same_shape),
     ("relu2_mlp", _relu2_mlp, _same_shape),
+    ("relu2_mlp_skip", _relu2_mlp_skip, _same_shape),
     ("mla", _mla, _mla_shape),
 ):
     LIBRARY.impl(_name, _real, "CPU")
     torch.library.register_fake(f"edge::{_name}", _fake, lib=LIBRARY)
+
+
+def relu2_mlp(x: Tensor, up: tuple[Tensor, ...], down: Tensor, hidden: int, bits: int) -> Tensor:
+    """The operator for an up half as ``Weights.up`` gives it: whole, or in planes."""
+    ops = torch.ops.edge
+    found: Tensor = ops.relu2_mlp(x, *up, down, hidden, bits) if len(up) == 1 else ops.relu2_mlp_skip(x, *up, down, hidden)
+    return found

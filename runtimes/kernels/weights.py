@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from edge.runtimes import kernels
 from edge.runtimes.kernels.binding import GROUP
 from edge.runtimes.kernels.rounding import along_inputs, along_outputs
+from edge.runtimes.kernels.skipping import Skipping
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,14 @@ class Weights:
     """``bits`` of all layers but the ``wide`` ones, which have 8; ``moments`` as in ``rounding``, where a text was read.
 
     ``done`` hears how many weights have been rounded and packed since it last did: of a large model that takes minutes.
+    ``skipping`` says how up halves of 4 bits are to be skipped, if they are.
     """
 
     bits: int
     moments: Mapping[nn.Module, Tensor] = field(default_factory=dict)
     wide: frozenset[nn.Module] = frozenset()
     done: Callable[[int], None] = lambda _: None
+    skipping: Skipping | None = None
 
     def bits_of(self, layer: nn.Module) -> int:
         return 8 if layer in self.wide else self.bits
@@ -37,13 +40,19 @@ class Weights:
 
         ``gain`` [columns]: it was multiplied by this, which the inputs then are not.
         """
-        moments = self.moments.get(layer)
-        if moments is not None and gain is not None:
-            each = torch.where(gain == 0, torch.ones_like(gain), gain).detach()
-            moments = moments / each**2 if moments.dim() == 1 else moments / torch.outer(each, each)
-        found = _tiled(weight, bits or self.bits_of(layer), moments)
+        found = _tiled(weight, bits or self.bits_of(layer), self._moments(layer, gain))
         self.done(weight.numel())
         return found
+
+    def up(self, layer: nn.Module, weight: Tensor, down: Tensor, gain: Tensor | None = None) -> tuple[Tensor, ...]:
+        """An up projection's weight: as ``tiled``, or two planes for ``edge::relu2_mlp_skip``; ``down`` [width, hidden] follows it."""
+        if self.skipping is None or self.bits_of(layer) != 4:
+            return (self.tiled(layer, weight, gain=gain),)
+        plain = along_inputs(weight, 4, self._moments(layer, gain))
+        reach = self.skipping.reach(layer, plain, down, None if gain is None else _divisor(gain))
+        coarse, fine = kernels.load().pack_planes(*plain, reach)
+        self.done(weight.numel())
+        return torch.from_numpy(coarse), torch.from_numpy(fine)
 
     def in_two(self, layer: nn.Module, weight: Tensor) -> tuple[Tensor, Tensor]:
         """``weight`` [rows, columns] as two matrices of 4 bits for ``edge::head``, the second what the first leaves out."""
@@ -74,6 +83,18 @@ class Weights:
         found = kernels.load().pack_neurons(bits, *along_outputs(weight, bits, self.moments.get(layer)))
         self.done(weight.numel())
         return torch.from_numpy(found)
+
+    def _moments(self, layer: nn.Module, gain: Tensor | None) -> Tensor | None:
+        moments = self.moments.get(layer)
+        if moments is None or gain is None:
+            return moments
+        each = _divisor(gain)
+        return moments / each**2 if moments.dim() == 1 else moments / torch.outer(each, each)
+
+
+def _divisor(gain: Tensor) -> Tensor:
+    """What takes a gain out of inputs again."""
+    return torch.where(gain == 0, torch.ones_like(gain), gain).detach()
 
 
 def _tiled(weight: Tensor, bits: int, moments: Tensor | None) -> Tensor:

@@ -222,10 +222,10 @@ def _is_large(config: PLMConfig) -> bool:
 
 
 def _kernel_forms(stack: Stack) -> Callable[[Chunk], KernelForm]:
-    from edge.families.plm.kernels import KernelChunk, units
+    from edge.families.plm.kernels import KernelChunk, units, ups
 
-    found = units(stack)
-    return lambda chunk: KernelForm(functools.partial(KernelChunk, chunk), found)
+    found, skippable = units(stack), ups(stack)
+    return lambda chunk: KernelForm(functools.partial(KernelChunk, chunk), found, skippable)
 
 
 def _is_demos(tokenizer: Path | None) -> bool:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from edge.families.plm.config import PLMConfig
 from edge.families.plm.deployed import Chunk, DeployedLayer, Stack
-from edge.runtimes.kernels import torch_ops as torch_ops  # registers the operators
+from edge.runtimes.kernels.torch_ops import relu2_mlp  # and this registers the operators
 from edge.runtimes.kernels.weights import Weights
 
 #: Packed once for both entry points.
@@ -26,7 +26,7 @@ class KernelLayer(nn.Module):
     to_key: Tensor
     to_value: Tensor
     out: Tensor
-    up: Tensor
+    up: tuple[Tensor, ...]
     down: Tensor
 
     def __init__(self, config: PLMConfig, layer: DeployedLayer, weights: Weights) -> None:
@@ -46,7 +46,9 @@ class KernelLayer(nn.Module):
         _keep(self, "to_key", _by_head(attention.to_key, heads, latent, nope, weights))
         _keep(self, "to_value", _by_head(attention.to_value, heads, value, latent, weights))
         _keep(self, "out", weights.tiled(attention.out, attention.out.weight))
-        _keep(self, "up", weights.tiled(layer.up, layer.up.weight))
+        self.up = weights.up(layer.up, layer.up.weight, layer.down.weight)
+        for index, part in enumerate(self.up):
+            _keep(self, f"up{index}", part)
         _keep(self, "down", weights.neurons(layer.down, layer.down.weight))
 
     def forward(self, x: Tensor, cache: Tensor, position: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,8 +77,8 @@ class KernelLayer(nn.Module):
             bits["mla"],
         )
         x = x + ops.linear(mixed, self.out, hidden, bits["out"])
-        x = x + ops.relu2_mlp(ops.rms_norm(x, eps), self.up, self.down, config.intermediate_size, bits["mlp"])
-        return x, own
+        normed = ops.rms_norm(x, eps)
+        return x + relu2_mlp(normed, self.up, self.down, config.intermediate_size, bits["mlp"]), own
 
 
 class KernelStack(nn.Module):
@@ -157,6 +159,10 @@ def units(stack: Stack) -> tuple[tuple[nn.Linear, ...], ...]:
         attention = layer.attention
         found += [(attention.project,), (*attention.to_key, *attention.to_value), (attention.out,), (layer.up, layer.down)]
     return tuple(tuple(each for each in unit if isinstance(each, nn.Linear)) for unit in found)
+
+
+def ups(stack: Stack) -> tuple[nn.Linear, ...]:
+    return tuple(layer.up for layer in stack.layers if isinstance(layer, DeployedLayer))
 
 
 def packed(stack: Stack, weights: Weights) -> KernelStack:

@@ -92,11 +92,11 @@ def _wants_kernels(config: Relu2MLPConfig, sparse: Sparse) -> bool:
 
 
 def _kernel_form(module: nn.Module) -> KernelForm:
-    from edge.families.relu2_mlp.kernels import KernelMLP, units
+    from edge.families.relu2_mlp.kernels import KernelMLP, units, ups
     from edge.families.relu2_mlp.modules import Relu2MLP
 
     assert isinstance(module, Relu2MLP)
-    return KernelForm(partial(KernelMLP, module), units(module))
+    return KernelForm(partial(KernelMLP, module), units(module), ups(module))
 
 
 def zero_shares(module: nn.Module, samples: Sequence[Arrays]) -> Mapping[str, float]:

@@ -6,24 +6,28 @@ import torch
 from torch import Tensor, nn
 
 from edge.families.relu2_mlp.modules import Block, Relu2MLP, RMSNorm
-from edge.runtimes.kernels import torch_ops as torch_ops  # registers the operators
+from edge.runtimes.kernels.torch_ops import relu2_mlp  # and this registers the operators
 from edge.runtimes.kernels.weights import Weights
 
 
 class KernelBlock(nn.Module):
-    up: Tensor
+    up: tuple[Tensor, ...]
     down: Tensor
 
     def __init__(self, block: Block, weights: Weights) -> None:
         super().__init__()
         self.bits, self.hidden, self.residual = weights.bits_of(block.up), block.up.out_features, block.residual
         self.eps = block.norm.eps if isinstance(block.norm, RMSNorm) else None
-        self.register_buffer("up", _tiled(block.up, block.norm, weights), persistent=False)
+        gain = block.norm.weight if isinstance(block.norm, RMSNorm) else None
+        weight = block.up.weight if gain is None else block.up.weight * gain
+        self.up = weights.up(block.up, weight, block.down.weight, gain)
+        for index, part in enumerate(self.up):
+            self.register_buffer(f"up{index}", part, persistent=False)
         self.register_buffer("down", weights.neurons(block.down, block.down.weight), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         normed = x if self.eps is None else torch.ops.edge.rms_norm(x, self.eps)
-        y: Tensor = torch.ops.edge.relu2_mlp(normed, self.up, self.down, self.hidden, self.bits)
+        y = relu2_mlp(normed, self.up, self.down, self.hidden, self.bits)
         return x + y if self.residual else y
 
 
@@ -71,6 +75,10 @@ def units(model: Relu2MLP) -> tuple[tuple[nn.Linear, ...], ...]:
     """Linear layers, those together that one operator takes with the same bits."""
     outer = tuple((each,) for each in (model.embed, model.head) if isinstance(each, nn.Linear))
     return (*outer, *((block.up, block.down) for block in model.blocks if isinstance(block, Block)))
+
+
+def ups(model: Relu2MLP) -> tuple[nn.Linear, ...]:
+    return tuple(block.up for block in model.blocks if isinstance(block, Block))
 
 
 def _tiled(layer: nn.Linear, norm: nn.Module | None, weights: Weights) -> Tensor:

@@ -128,6 +128,22 @@ void relu2_mlp(Arguments& a) {
   a.finish(a.good() ? edge_relu2_mlp(&threads, bits, width, hidden, up, down, elements / width, x, out, nullptr) : 0);
 }
 
+void relu2_mlp_skip(Arguments& a) {
+  size_t elements, coarse_bytes, fine_bytes, down_bytes;
+  const float* x = a.floats(elements);
+  const size_t width = a.last();
+  const void* coarse = a.packed(coarse_bytes);
+  const void* fine = a.packed(fine_bytes);
+  const void* down = a.packed(down_bytes);
+  const size_t hidden = a.size();
+  float* out = a.out<float>(ScalarType::Float, elements);
+  a.check(coarse_bytes == edge_coarse_bytes(hidden, width) && fine_bytes == edge_fine_bytes(hidden, width));
+  a.check(down_bytes == edge_neurons_bytes(4, hidden, width));
+  const edge_pool threads = pool();
+  a.finish(a.good() ? edge_relu2_mlp_skip(&threads, 4, width, hidden, coarse, fine, down, elements / width, x, out, nullptr, nullptr)
+                    : 0);
+}
+
 void mla(Arguments& a) {
   size_t elements, cached, one, cosines, sines, key_bytes, value_bytes;
   const float* projected = a.floats(elements);
@@ -168,12 +184,14 @@ constexpr const char* kLinear = "native_call_edge::linear.out";
 constexpr const char* kHead = "native_call_edge::head.out";
 constexpr const char* kNorm = "native_call_edge::rms_norm.out";
 constexpr const char* kMlp = "native_call_edge::relu2_mlp.out";
+constexpr const char* kSkip = "native_call_edge::relu2_mlp_skip.out";
 constexpr const char* kMla = "native_call_edge::mla.out";
 
 const Kernel kernels[] = {
     Kernel("edge::embed.out", call<embed, kEmbed>),        Kernel("edge::linear.out", call<linear, kLinear>),
     Kernel("edge::rms_norm.out", call<rms_norm, kNorm>),   Kernel("edge::relu2_mlp.out", call<relu2_mlp, kMlp>),
     Kernel("edge::mla.out", call<mla, kMla>),              Kernel("edge::head.out", call<head, kHead>),
+    Kernel("edge::relu2_mlp_skip.out", call<relu2_mlp_skip, kSkip>),
 };
 const Error registered = executorch::runtime::register_kernels({kernels, sizeof kernels / sizeof *kernels});
 }  // namespace

@@ -5,6 +5,7 @@
  *   edge_head(x, coarse, fine, sizes, y)                              sizes {rows}
  *   edge_rms_norm(x, reals, y)                                        reals {eps}
  *   edge_relu2_mlp(x, up, down, sizes, y)                             sizes {hidden, bits}
+ *   edge_relu2_mlp_skip(x, coarse, fine, down, sizes, y)              sizes {hidden}
  *   edge_mla(projected, cache, position, cos, sin, to_key, to_value, sizes, reals, out, own)
  *                                                                     sizes {heads, nope, rope, value, latent, bits}, reals {eps}
  * Arguments are tensors on the CPU, the last ones are written. `sizes` are int64, `reals` float32. Linked into the module that
@@ -150,6 +151,21 @@ static int relu2_mlp(call *c) {
   return edge_relu2_mlp(&THREADS, bits, width, hidden, up, down, elements / width, x, y, 0);
 }
 
+static int relu2_mlp_skip(call *c) {
+  size_t coarse_bytes, fine_bytes, down_bytes;
+  const float *x = floats(c);
+  const size_t elements = c->elements, width = c->last;
+  const void *coarse = packed(c, &coarse_bytes), *fine = packed(c, &fine_bytes), *down = packed(c, &down_bytes);
+  const int64_t *size = sizes(c, 1);
+  float *y = floats(c);
+  if (!c->good || !width || c->elements != elements) return EDGE_BAD_ARGUMENT;
+  const size_t hidden = (size_t)*size;
+  if (coarse_bytes != edge_coarse_bytes(hidden, width) || fine_bytes != edge_fine_bytes(hidden, width) ||
+      down_bytes != edge_neurons_bytes(4, hidden, width))
+    return EDGE_BAD_ARGUMENT;
+  return edge_relu2_mlp_skip(&THREADS, 4, width, hidden, coarse, fine, down, elements / width, x, y, 0, 0);
+}
+
 static int mla(call *c) {
   size_t key_bytes, value_bytes;
   const float *projected = floats(c);
@@ -207,4 +223,5 @@ FUNCTION(embed)
 FUNCTION(head)
 FUNCTION(rms_norm)
 FUNCTION(relu2_mlp)
+FUNCTION(relu2_mlp_skip)
 FUNCTION(mla)
