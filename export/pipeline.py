@@ -23,6 +23,7 @@ from edge.export import localize, verify
 from edge.export.base import Captured, Lowered, Lowering, get_lowering
 from edge.export.calibration import calibration_for
 from edge.export.capture import call, capture, eager
+from edge.export.kernel_choice import offers_kernels, skip_up_for, sparse_for
 from edge.export.payoff import LARGEST, Payoff, measure, too_large
 from edge.families.base import Arrays, Model, ModelFamily, Source, find
 from edge.manifest import SCHEMA, EntryRecord, LayerError, Manifest, MetricRecord, StageReport
@@ -30,7 +31,6 @@ from edge.npz import read_npz
 from edge.progress import Progress
 from edge.project import bundle_path
 from edge.runtimes.base import Session, runtime_names, session_class, usable_cores
-from edge.runtimes.kernels.binding import GROUP
 from edge.spec import Recipe, Scheme, Sparse, Target, parse_scheme
 
 
@@ -90,8 +90,8 @@ def export(
         progress.warn(f"tuning trials are for tvm: {runtime} has nothing to tune, so they are left out.")
         tune_trials = 0
     _check_part(family, model, part, context)
-    wanted = _sparse(sparse, lowering, scheme, resolved, group_size)
-    skipping = _skip_up(skip_up, lowering, scheme)
+    wanted = sparse_for(sparse, lowering, scheme, resolved, group_size)
+    skipping = skip_up_for(skip_up, lowering, scheme)
     destination = bundle_path(model, resolved.name, output, part)
     bundles.check_destination(destination)
 
@@ -107,7 +107,7 @@ def export(
         group_size=group_size,
         calibration=bundles.sha256_file(calibration) if calibration and calibration.is_file() else None,
         tune_trials=tune_trials,
-        sparse=_offers_kernels(model, built, wanted),
+        sparse=offers_kernels(model, built, wanted),
         skip_up=skipping,
     )
     if skipping is not None and not recipe.sparse:
@@ -337,50 +337,6 @@ def _lacking(lowering: Lowering, scheme: Scheme) -> UnsupportedError:
     return UnsupportedError(
         f"{lowering.runtime} cannot do {scheme.value}{kernels}: choose one of {known}, or another runtime."
     )
-
-
-def _sparse(asked: str, lowering: Lowering, scheme: Scheme, target: Target, group_size: int) -> Sparse:
-    """What the family is asked for: OFF where the kernels cannot serve, unless they were asked for by name."""
-    try:
-        wanted = Sparse(asked)
-    except ValueError:
-        raise UsageError(f"--sparse cannot be '{asked}': choose auto, on or off.") from None
-    lacks = ""
-    if scheme not in lowering.kernels:
-        known = ", ".join(item.value for item in lowering.kernels) or "no scheme"
-        lacks = f"{lowering.runtime} takes them for {known} and this is {scheme.value}"
-    elif group_size != GROUP and scheme is Scheme.INT4:
-        lacks = f"their groups are of {GROUP} weights"
-    elif not target.triple.endswith("linux-gnu"):
-        lacks = f"they are built for Linux with glibc and the target is {target.triple}"
-    if lacks and wanted is Sparse.ON:
-        raise UsageError(f"edge's kernels cannot serve here ({lacks}): leave --sparse on out, or choose otherwise.")
-    return Sparse.OFF if lacks else wanted
-
-
-def _skip_up(asked: str, lowering: Lowering, scheme: Scheme) -> float | None:
-    if asked == "off":
-        return None
-    try:
-        share = float(asked)
-    except ValueError:
-        share = 0.0
-    if not 0.5 <= share < 1:
-        raise UsageError(f"--skip-up cannot be '{asked}': give the share to keep, 0.5 to 0.99999 (0.999, say), or off.")
-    if scheme is not Scheme.INT4:
-        raise UsageError(f"only 4-bit weights come in two halves and this is {scheme.value}: pass --quantize int4, or leave --skip-up out.")
-    if not lowering.skips:
-        raise UsageError(f"{lowering.runtime} cannot skip up halves: pass --runtime executorch or tvm, or leave --skip-up out.")
-    return share
-
-
-def _offers_kernels(name: str, model: Model, wanted: Sparse) -> bool:
-    offers = wanted is not Sparse.OFF and all(entry.kernels is not None for entry in model.entries)
-    if wanted is Sparse.ON and not offers:
-        raise UsageError(
-            f"{name} has no form for edge's kernels, which know PLM and MLPs of squared ReLUs without biases: leave --sparse on out."
-        )
-    return offers
 
 
 def _check_part(family: ModelFamily, model: str, part: str | None, context: int | None) -> None:

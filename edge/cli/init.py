@@ -20,6 +20,7 @@ name = "tspulse"                        # see `edge models`; your own: "package.
 # calibration = "calibration.npz"       # arrays by input name, for int8
 # tune_trials = 64                      # tvm: MetaSchedule measurements to spend
 # sparse = "on"                         # edge's own kernels; "auto" takes them for large models
+# skip_up = "0.99"                      # with them, int4: decode reads low bits of up weights where they matter
 # group_size = 32                       # int4: weights that share a scale
 # output = "bundles"                    # a folder, or the bundle itself if it ends in .edge
 
