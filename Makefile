@@ -13,7 +13,7 @@ PYTEST_WORKERS ?= 2
 BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
-BENCHMARKS := tspulse fmvit matrix interformer kernels plm_vs_llamacpp static plm_counts
+BENCHMARKS := tspulse fmvit matrix interformer kernels plm_skip plm_vs_llamacpp static plm_counts
 DEMO := $(patsubst %,%-rpi.edge,plm tspulse interformer fmvit relu2-mlp)
 # mypy looks a package up in one folder; the sub-packages that lie beside edge/ are linked into one for it.
 TYPING := build/typing
