@@ -22,6 +22,7 @@ import msgspec
 import numpy as np
 
 from edge.errors import BundleError, StorageError, UsageError
+from edge.hugepages import cache_in_huge_pages
 from edge.manifest import SCHEMA, FileRecord, Manifest
 
 MANIFEST = "manifest.json"
@@ -146,6 +147,7 @@ def open_bundle(path: Path | str) -> Bundle:
         target = path / record.path
         if target.is_symlink() or not target.is_file():
             raise BundleError(f"{path.name} lacks '{record.path}', which its manifest lists: copy or export it again.")
+        cache_in_huge_pages(target)  # which reads it, so before the hash does
         if target.stat().st_size != record.size or sha256_file(target) != record.sha256:
             raise BundleError(f"'{record.path}' in {path.name} is not what was exported (its hash differs): copy or export it again.")
     for entry in manifest.entries:
