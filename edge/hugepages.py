@@ -2,8 +2,8 @@
 
 A decoded token reads every weight once, from end to end: in pages of 4 KB a CPU then spends much of its time on where the next
 page lies, above all in a virtual machine, where each answer is looked up twice. Linux caches a file in huge pages if a mapping
-that asks for them (madvise(2), MADV_HUGEPAGE) is what reads it first, on file systems that can (xfs, ext4 since 6.16, btrfs); any
-mapping of the file then has them. What lies in the cache in small pages already is dropped and read again, once it is
+that asks for them (madvise(2), MADV_HUGEPAGE) is what reads it first, on file systems with large folios (tried: ext4 of Linux 6.18);
+any mapping of the file then has them. What lies in the cache in small pages already is dropped and read again, once it is
 known that this helps. Nothing is copied, and the cache stays the system's to shrink.
 """
 
