@@ -9,6 +9,7 @@ once (`onnx_weights`).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,12 +21,13 @@ import numpy as np
 from edge.dependencies import require
 from edge.errors import UnsupportedError
 from edge.export.base import Artifact, Captured, Lowered, Lowering, UnsupportedOperator
+from edge.export.kernel_form import Packed, packed
 from edge.export.kernel_weights import kernel_weights, packing
 from edge.export.onnx_graph import OPSET, missing_functions, to_onnx
 from edge.export.onnx_int4 import group_weights
 from edge.export.onnx_quantize import quantize
 from edge.export.onnx_rows import flatten_rows
-from edge.export.onnx_sparse import Packed, packed, translations
+from edge.export.onnx_sparse import translations
 from edge.export.onnx_tidy import finish
 from edge.export.onnx_weights import WEIGHTS, WeightFile
 from edge.export.onnx_winograd import halve_convolutions
@@ -82,7 +84,7 @@ class OnnxLowering(Lowering):
         with WeightFile(workdir / WEIGHTS) as weights, progress.bar("ONNX", len(captured)) as bar:
             for one in captured:
                 if ours:
-                    model = _finished(ours[one.entry.name].captured)
+                    model = _finished(dataclasses.replace(one, program=ours[one.entry.name].program))
                 else:
                     if one.program not in self._plain:
                         self._plain[one.program] = to_onnx(one)

@@ -5,35 +5,14 @@ Inputs are a torch operator's tensors, in its order; its numbers are attributes 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edge.export.base import Captured
-from edge.export.capture import call, to_tensors, trace
-from edge.families.base import Arrays
 from edge.runtimes.kernels.onnx import DOMAIN
 
 if TYPE_CHECKING:
-    from edge.runtimes.kernels.weights import Weights
-
-
-@dataclass(frozen=True)
-class Packed:
-    """An entry point in its form for the kernels: its graph, and what it computes in torch."""
-
-    captured: Captured
-    run: Callable[[Arrays], Arrays]
-
-
-def packed(captured: Captured, weights: Weights) -> Packed:
-    entry = captured.entry
-    assert entry.kernels is not None
-    module = entry.kernels.build(weights).eval()
-    program = trace(entry, module, to_tensors(entry, captured.references[0][0]))
-    return Packed(dataclasses.replace(captured, program=program), lambda sample: call(module, entry, sample))
+    pass
 
 
 @functools.cache

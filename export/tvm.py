@@ -15,13 +15,13 @@ import msgspec
 
 from edge.dependencies import require, version
 from edge.export.base import Artifact, Captured, Lowered, Lowering, UnsupportedOperator
+from edge.export.kernel_form import Packed, packed
 from edge.export.kernel_weights import kernel_weights, packing, skip_report
 from edge.export.tvm_compile import compile_module, fuse, llvm_target, requirements
 from edge.export.tvm_convert import decompose, missing_operators, to_relax
 from edge.export.tvm_link import export_library
 from edge.export.tvm_quantize import Quantized, quantize, refuse_nothing_quantized
 from edge.export.tvm_records import RECORDS, apply_records, load_records, records_for, records_path, write_records
-from edge.export.tvm_sparse import Packed, packed
 from edge.export.tvm_tune import tune
 from edge.manifest import KernelRecord, Notes, RuntimeRecord
 from edge.progress import Progress

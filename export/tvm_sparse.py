@@ -3,38 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge.export.base import Captured
-from edge.export.capture import call, to_tensors, trace
-from edge.families.base import Arrays
-
 if TYPE_CHECKING:
-    from torch.export import ExportedProgram
     from torch.fx import Node
 
-    from edge.runtimes.kernels.weights import Weights
 
 NAMESPACE = "edge"
-
-
-@dataclass(frozen=True)
-class Packed:
-    """An entry point in its form for the kernels: its graph, and what it computes in torch."""
-
-    program: ExportedProgram
-    run: Callable[[Arrays], Arrays]
-
-
-def packed(captured: Captured, weights: Weights) -> Packed:
-    entry = captured.entry
-    assert entry.kernels is not None
-    module = entry.kernels.build(weights).eval()
-    program = trace(entry, module, to_tensors(entry, captured.references[0][0]))
-    return Packed(program, lambda sample: call(module, entry, sample))
 
 
 def is_ours(node: Node) -> bool:
