@@ -131,8 +131,8 @@ INLINE void down_some_512(int bits, size_t width, const uint8_t *const neuron[],
 }
 
 #define SIDE 4
-/* Side by side is faster where a core's own prefetching follows one stream slowly: Intel's. AMD's (EPYC, Zen 4) read one stream half
- * again as fast as four (benchmarks/plm_kernels.py), and faster without being told what comes. */
+/* Side by side is faster where a core's own prefetching follows one stream slowly: Intel's. AMD's (EPYC, Zen 4) read one stream a
+ * third faster than four, and fastest without being told what comes. */
 static int side_by_side(void) {
   static atomic_int known; /* 0: not asked yet, 1: no, 2: yes */
   int answer = atomic_load_explicit(&known, memory_order_relaxed);
