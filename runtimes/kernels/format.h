@@ -114,6 +114,11 @@ int edge_matmul_then(const edge_pool *pool, int bits, size_t rows, size_t column
 int edge_mla_in_two(const edge_pool *pool, size_t heads, size_t latent, size_t rope, size_t position, const uint16_t *cache,
                     size_t tokens, const uint16_t *own, const float *query, const float *rotated, float *out);
 
+/* relu(x)^2; what is not a number stays so. */
+static inline float relu2(float x) { return x <= 0.0f ? 0.0f : x * x; }
+/* The same in place for x [tokens][hidden]. */
+void edge_relu2(const edge_pool *pool, size_t tokens, size_t hidden, float *x);
+
 /* Memory of the calling thread that lasts until it ends, 64-byte aligned: one piece for each kind of user, since they call each
  * other. What was in a piece is lost when it is asked for again. */
 enum scratch_user { SCRATCH_PRODUCT, SCRATCH_MLP, SCRATCH_ATTENTION, SCRATCH_LAYER, SCRATCH_TASK, SCRATCH_TILES, SCRATCH_USERS };

@@ -160,7 +160,7 @@ static void square_some(void *context, size_t task, size_t first, size_t last) {
   live_neuron *live = job->live + first;
   size_t count = 0;
   for (size_t i = first; i < last; i++) {
-    const float x = job->middle[i], squared = x <= 0.0f ? 0.0f : x * x;
+    const float squared = relu2(job->middle[i]);
     live[count] = (live_neuron){(uint32_t)i, squared};
     count += squared != 0.0f;
   }
@@ -190,10 +190,20 @@ static int mlp_of_one(const edge_pool *pool, int bits, size_t width, size_t hidd
   return 0;
 }
 
+typedef struct square_job {
+  size_t hidden;
+  float *x;
+} square_job;
+
 static void square(void *context, size_t token) {
-  const activate_job *job = context;
-  float *x = (float *)job->activations + token * job->hidden;
-  for (size_t i = 0; i < job->hidden; i++) x[i] = x[i] <= 0.0f ? 0.0f : x[i] * x[i];
+  const square_job *job = context;
+  float *x = job->x + token * job->hidden;
+  for (size_t i = 0; i < job->hidden; i++) x[i] = relu2(x[i]);
+}
+
+void edge_relu2(const edge_pool *pool, size_t tokens, size_t hidden, float *x) {
+  square_job job = {hidden, x};
+  edge_parallel(tokens > 1 ? pool : NULL, tokens, square, &job);
 }
 
 int edge_relu2_mlp(const edge_pool *pool, int bits, size_t width, size_t hidden, const void *up, const void *down, size_t tokens,
@@ -211,8 +221,7 @@ int edge_relu2_mlp(const edge_pool *pool, int bits, size_t width, size_t hidden,
     uint64_t here = 0;
     int status = edge_matmul(pool, bits, hidden, width, up, n, x + done * width, middle);
     if (status) return status;
-    activate_job job = {hidden, middle, NULL, NULL, NULL};
-    edge_parallel(n > 1 ? pool : NULL, n, square, &job);
+    edge_relu2(pool, n, hidden, middle);
     status = edge_sparse_down(pool, bits, width, hidden, down, n, middle, y + done * width, &here);
     if (status) return status;
     *live += here;

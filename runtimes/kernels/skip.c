@@ -66,7 +66,7 @@ static void skip_part(void *context, size_t chunk) {
   live_neuron *live = job->live + first * TILE;
   size_t found = 0;
   for (size_t i = 0; i < count; i++) {
-    const float value = job->y[kept[i]], squared = value <= 0.0f ? 0.0f : value * value;
+    const float squared = relu2(job->y[kept[i]]);
     live[found] = (live_neuron){kept[i], squared};
     found += squared != 0.0f;
   }
@@ -117,12 +117,6 @@ static int mlp_of_one(const edge_pool *pool, size_t width, size_t hidden, const 
   return edge_down_live(pool, 4, width, down, lives, found, y);
 }
 
-static void square(void *context, size_t token) {
-  const skip_job *job = context;
-  float *y = job->y + token * job->rows;
-  for (size_t i = 0; i < job->rows; i++) y[i] = y[i] <= 0.0f ? 0.0f : y[i] * y[i];
-}
-
 int edge_relu2_mlp_skip(const edge_pool *pool, int bits, size_t width, size_t hidden, const void *coarse, const void *fine,
                         const void *down, size_t tokens, const float *x, float *y, uint64_t *live, uint64_t *read) {
   if (bits != 4 || !width || !hidden || hidden > UINT32_MAX) return EDGE_BAD_ARGUMENT;
@@ -140,8 +134,7 @@ int edge_relu2_mlp_skip(const edge_pool *pool, int bits, size_t width, size_t hi
     uint64_t here = 0;
     int status = edge_matmul_planes(pool, hidden, width, coarse, fine, n, x + done * width, middle);
     if (status) return status;
-    skip_job job = {.rows = hidden, .y = middle};
-    edge_parallel(n > 1 ? pool : NULL, n, square, &job);
+    edge_relu2(pool, n, hidden, middle);
     status = edge_sparse_down(pool, bits, width, hidden, down, n, middle, y + done * width, &here);
     if (status) return status;
     *live += here;
